@@ -1,6 +1,16 @@
 """The one hierarchy of errors. Each says what was expected, what was found and what to do."""
 
-__all__ = ["InputError", "StoreError", "TreeringError", "UsageError"]
+__all__ = [
+    "BrokenChain",
+    "Divergence",
+    "InputError",
+    "LeaseHeld",
+    "LeaseLost",
+    "RunNotFound",
+    "StoreError",
+    "TreeringError",
+    "UsageError",
+]
 
 
 class TreeringError(Exception):
@@ -15,5 +25,44 @@ class InputError(UsageError):
     """A source could not be read as text."""
 
 
+class RunNotFound(UsageError):
+    """No run, or more than one, answers to a name."""
+
+
 class StoreError(TreeringError):
     """The log's store refused: locked, full, corrupted, newer than this program."""
+
+
+class LeaseHeld(StoreError):
+    """Another process writes to this run."""
+
+
+class LeaseLost(StoreError):
+    """Another process took this run over while we held it; nothing was appended."""
+
+
+class BrokenChain(TreeringError):
+    """A log is not what was written. `seq` is the first event that does not fit. Exit code 3."""
+
+    def __init__(self, seq: int, why: str) -> None:
+        super().__init__(f"the log is broken at event {seq}: {why}")
+        self.seq = seq
+
+
+class Divergence(TreeringError):
+    """Code asked for something else than what is recorded. Exit code 3.
+
+    `task` and `op` say where, `difference` is a text diff of what was recorded and what was asked, `line`
+    the place in the agent's code.
+    """
+
+    def __init__(
+        self, task: str, op: int, recorded: str, asked: str, difference: str, line: str, advice: str
+    ) -> None:
+        super().__init__(
+            f"task {task} op {op} asked for {asked} where {recorded} is recorded, at {line}; {advice}\n{difference}"
+        )
+        self.task = task
+        self.op = op
+        self.difference = difference
+        self.line = line

@@ -1,0 +1,152 @@
+"""The log in this process's memory: for tests, simulation and runs that nobody needs tomorrow.
+
+Invariant: the same promises as any other store, but for surviving the process.
+"""
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+
+from treering.events.codec import GENESIS, Record, decode_header
+from treering.events.errors import LeaseHeld, LeaseLost, RunNotFound, StoreError
+from treering.events.log import Blob, InboxRow, RunRow, lineage
+
+__all__ = ["InMemoryStore"]
+
+
+class InMemoryStore:
+    """A LogStore that lives and dies with its process."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, RunRow] = {}
+        self._records: dict[str, list[Record]] = {}
+        self._blobs: dict[str, str] = {}
+        self._epochs: dict[str, int] = {}
+        self._holders: dict[str, _Lease] = {}
+        self._inbox: list[InboxRow] = []
+        self._snapshots: dict[bytes, tuple[int, bytes]] = {}
+        self._lock = threading.RLock()
+
+    def create(self, row: RunRow, records: Sequence[Record], blobs: Sequence[Blob] = ()) -> None:
+        with self._lock:
+            if row.run in self._rows:
+                raise StoreError(f"expected a new run, found that {row.run} is there")
+            self._rows[row.run] = row
+            self._records[row.run] = list(records)
+            self._epochs[row.run] = 0
+            self._blobs.update({blob.digest: blob.text for blob in blobs})
+
+    def acquire(self, run: str, take_over: bool = False) -> "_Lease":
+        with self._lock:
+            self._need(run)
+            if run in self._holders and not take_over:
+                raise LeaseHeld(
+                    f"expected run {run} to be free, found a writer; wait for it, stop it, or take it over"
+                )
+            self._epochs[run] += 1
+            lease = self._holders[run] = _Lease(self, run, self._epochs[run])
+            return lease
+
+    def free(self, run: str, lease: "_Lease") -> None:
+        """Called by the lease itself."""
+        with self._lock:
+            if self._holders.get(run) is lease:
+                del self._holders[run]
+
+    def append(self, run: str, epoch: int, records: Sequence[Record], blobs: Sequence[Blob] = ()) -> None:
+        if self._epochs.get(run) != epoch:
+            raise LeaseLost(
+                f"expected to hold run {run} (epoch {epoch}), found that another writer took it over "
+                f"(epoch {self._epochs.get(run)}); nothing was appended"
+            )
+        kept = self._records[run]
+        first = records[0].seq
+        if (kept[-1].seq if kept else self._rows[run].cut) >= first:
+            raise StoreError(f"expected a new event, found that {first} is there")
+        kept.extend(records)
+        for blob in blobs:
+            self._blobs.setdefault(blob.digest, blob.text)
+
+    def _need(self, run: str) -> RunRow:
+        if run not in self._rows:
+            raise RunNotFound(f"expected a run, found no {run!r} in this store")
+        return self._rows[run]
+
+    def read(
+        self,
+        run: str,
+        after: int = 0,
+        until: int | None = None,
+        task: str | None = None,
+        kinds: Iterable[str] | None = None,
+    ) -> Iterator[Record]:
+        self._need(run)
+        wanted = None if kinds is None else frozenset(kinds)
+        for segment in lineage(self._rows, run):
+            for record in list(self._records[segment.run]):
+                if record.seq <= max(after, segment.after):
+                    continue
+                if any(bound is not None and record.seq > bound for bound in (until, segment.until)):
+                    break
+                if task is not None or wanted is not None:
+                    header = decode_header(record.header)
+                    if (task is not None and header.task != task) or (
+                        wanted is not None and header.kind not in wanted
+                    ):
+                        continue
+                yield record
+
+    def head(self, run: str) -> tuple[int, bytes]:
+        self._need(run)
+        for segment in lineage(self._rows, run)[::-1]:
+            kept = self._records[segment.run]
+            if segment.until is not None:
+                # Seqs are dense within a run's own part, so that the cut's place is known.
+                kept = kept[: max(0, segment.until - segment.after)]
+            if kept:
+                return kept[-1].seq, kept[-1].digest
+        return 0, GENESIS
+
+    def runs(self) -> list[RunRow]:
+        return list(self._rows.values())
+
+    def blob(self, digest: str) -> str | None:
+        return self._blobs.get(digest)
+
+    def post(self, run: str, kind: str, text: str) -> int:
+        with self._lock:
+            self._need(run)
+            row = InboxRow(len(self._inbox) + 1, run, kind, text)
+            self._inbox.append(row)
+            return row.id
+
+    def inbox(self, run: str, after: int) -> list[InboxRow]:
+        return [row for row in self._inbox[after:] if row.run == run]
+
+    def save_snapshot(self, run: str, seq: int, digest: bytes, fold: int, state: bytes) -> None:
+        self._snapshots[digest] = (fold, state)
+
+    def snapshot(self, run: str, until: int, fold: int) -> tuple[int, bytes] | None:
+        found: tuple[int, bytes] | None = None
+        if self._snapshots:
+            for record in self.read(run, until=until):
+                kept = self._snapshots.get(record.digest)
+                if kept is not None and kept[0] == fold:
+                    found = (record.seq, kept[1])
+        return found
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class _Lease:
+    def __init__(self, store: InMemoryStore, run: str, epoch: int) -> None:
+        self._store = store
+        self._run = run
+        self._epoch = epoch
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
+
+    def release(self) -> None:
+        self._store.free(self._run, self)
