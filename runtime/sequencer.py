@@ -1,0 +1,155 @@
+"""The sequencer: the one place where an event gets its number.
+
+Owns seq, the chain, the folded state and the queue to the writer. One per run, on the event loop, with no
+await inside `append`: assign, derive what follows, chain, fold, enqueue. Invariant: state may run ahead of the
+disk; `durable` returns only for what is on it, and nobody acts on an event before. A failed commit poisons
+the run: nothing more is answered.
+"""
+
+from collections.abc import Callable, Sequence
+
+import anyio
+import msgspec
+
+from treering.events.catalogue import Event, Header
+from treering.events.codec import Record, body_digest, chain_digest, to_json
+from treering.events.errors import StoreError
+from treering.events.log import Blob
+from treering.memory.retention import Retention
+from treering.runtime.deriving import derive
+from treering.runtime.seams import Seams, Writer
+from treering.runtime.state import RunState, evolve
+
+__all__ = ["Observer", "Sequencer"]
+
+Observer = Callable[[Header, Event], None]
+"""Told of each event once it is on disk. For display only."""
+
+_header_encoder = msgspec.json.Encoder()
+
+
+class Sequencer:
+    """Appends events to one run.
+
+    `head` is the chain digest at `state.seq`. `on_poison` is called once, when a commit has failed.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        state: RunState,
+        head: bytes,
+        policy: Retention,
+        writer: Writer,
+        seams: Seams,
+        observers: Sequence[Observer] = (),
+        on_poison: Callable[[BaseException], None] | None = None,
+    ) -> None:
+        self.run = run
+        self.state = state
+        self.head = head
+        self.policy = policy
+        self.poisoned: BaseException | None = None
+        self.durable_seq = state.seq
+        self._writer = writer
+        self._seams = seams
+        self._observers = list(observers)
+        self._on_poison = on_poison
+        self._records: list[Record] = []
+        self._blobs: list[Blob] = []
+        self._told: list[tuple[Header, Event]] = []
+        self._flying = False
+        self._flown: tuple[int, list[tuple[Header, Event]]] = (0, [])
+        self._landed: anyio.Event | None = None
+        self._next_landed: anyio.Event | None = None
+
+    def append(
+        self, event: Event, task: str = "", op: int = 0, attempt: int = 1, blobs: Sequence[Blob] = ()
+    ) -> tuple[int, Event | None]:
+        """Record an event and all that it causes; its seq, and the refusal that is its outcome, if any.
+
+        They share a transaction, because a batch takes the whole queue and nothing awaits in between.
+        """
+        if self.poisoned is not None:
+            raise StoreError(f"the run was stopped: {self.poisoned}") from self.poisoned
+        outcome: Event | None = None
+        self._blobs.extend(blobs)
+        first = header = self._one(event, task, op, attempt)
+        caused: Event = event
+        while (derived := derive(self.state, self.policy, first, caused)) is not None:
+            about, caused = derived
+            header = self._one(caused, about.task, about.op, about.attempt)
+            if about.op:
+                outcome = caused
+        if not self._flying:
+            self._fly()
+        del header
+        return first.seq, outcome
+
+    async def durable(self, seq: int | None = None) -> None:
+        """Return once event `seq` (or all so far) is on disk. Raises StoreError if it will never be."""
+        seq = self.state.seq if seq is None else seq
+        while self.durable_seq < seq:
+            if self.poisoned is not None:
+                raise StoreError(f"the run was stopped: {self.poisoned}") from self.poisoned
+            if seq <= self._flown[0]:
+                if self._landed is None:
+                    self._landed = anyio.Event()
+                await self._landed.wait()
+            else:
+                if self._next_landed is None:
+                    self._next_landed = anyio.Event()
+                await self._next_landed.wait()
+
+    def _one(self, event: Event, task: str, op: int, attempt: int) -> Header:
+        body = to_json(event)
+        salt = self._seams.entropy(16)
+        header = Header(
+            self.run,
+            self.state.seq + 1,
+            type(event).__name__,
+            self._seams.now_ms(),
+            body_digest(salt, body),
+            task,
+            op,
+            attempt,
+        )
+        encoded = _header_encoder.encode(header)
+        evolve(self.state, header, event)
+        self.head = chain_digest(self.head, encoded)
+        self._records.append(Record(header.seq, encoded, body, salt, self.head))
+        if self._observers:
+            self._told.append((header, event))
+        return header
+
+    def _fly(self) -> None:
+        """Hand all that waits to the writer. Loops where the writer commits at once."""
+        while self._records and self.poisoned is None:
+            commit = (self._records, self._blobs)
+            self._flown = (self._records[-1].seq, self._told)
+            self._records, self._blobs, self._told = [], [], []
+            self._landed, self._next_landed = self._next_landed, None
+            self._flying = True
+            self._writer.submit(commit, self._land)
+            if self._flying:
+                return
+
+    def _land(self, failed: BaseException | None) -> None:
+        self._flying = False
+        landed = self._landed
+        if failed is not None:
+            self.poisoned = failed
+            if self._next_landed is not None:
+                self._next_landed.set()
+            if self._on_poison is not None:
+                self._on_poison(failed)
+        else:
+            self.durable_seq = self._flown[0]
+            for header, event in self._flown[1]:
+                for observer in self._observers:
+                    observer(header, event)
+        if landed is not None:
+            self._landed = None
+            landed.set()
+        if failed is None and self._records:
+            self._fly()

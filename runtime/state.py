@@ -1,0 +1,489 @@
+"""The state of a run: a fold over its events, and nothing else.
+
+Owns the task tree, the windows, the memory hierarchy and the budgets. It reads no clock and asks no engine.
+Law: folding a prefix and then the rest equals folding all, so that a snapshot is only a cache. `evolve`
+consumes the state that it is given.
+
+Effects of an op on window and memory are applied in the order of op numbers, whatever order the outcomes were
+recorded in: an outcome that comes early waits in `TaskState.waiting` until those before it are there.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, assert_never
+
+import msgspec
+
+from treering.events.catalogue import (
+    Budget,
+    Compacted,
+    Event,
+    Evicted,
+    Header,
+    InputAdded,
+    MemoryRef,
+    MessageReceived,
+    ModelCalled,
+    ModelReplied,
+    Recalled,
+    Refused,
+    Remembered,
+    Revived,
+    RunConfig,
+    RunForked,
+    RunResumed,
+    RunStarted,
+    Sampled,
+    TaskCancelled,
+    TaskFailed,
+    TaskFinished,
+    TaskJoined,
+    TaskSpawned,
+    ToolCalled,
+    ToolReturned,
+)
+from treering.memory.hierarchy import TRUNK, Hierarchy
+from treering.memory.windows import Window
+
+__all__ = [
+    "FOLD_VERSION",
+    "Call",
+    "Pool",
+    "RunState",
+    "TaskState",
+    "Totals",
+    "depth_of",
+    "evolve",
+    "load_state",
+    "new_state",
+    "parent_path",
+    "save_state",
+]
+
+FOLD_VERSION = 1
+"""Grows with every change of what `evolve` computes; snapshots of other versions are ignored."""
+
+_E = TypeVar("_E")
+
+
+class Pool(msgspec.Struct):
+    """A budget that some tasks share: what was used, and what calls in flight may still use."""
+
+    limit: Budget
+    tokens: int = 0
+    reserved: int = 0
+    seconds: float = 0.0
+    cost_micros: int = 0
+    aside: int = 0
+    system: int = 0
+
+
+class Call(msgspec.Struct):
+    """A model call without its outcome yet."""
+
+    seq: int
+    called: ModelCalled
+    reserved: int
+
+
+class TaskState(msgspec.Struct):
+    """One task. `pool` is the path of the task whose pool it draws on; `next_op` the first op whose effects
+    are not yet applied; `system` marks compactions and the like."""
+
+    path: str
+    parent: str
+    agent: str
+    goal: str
+    root: str
+    pool: str
+    spawned: int
+    op: int = 0
+    depth: int = 1
+    system: bool = False
+    status: str = "running"
+    ended: int = 0
+    key: str = ""
+    children: int = 0
+    joined: bool = False
+    next_op: int = 1
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    window: Window | None = None
+    calls: dict[int, Call] = {}
+    waiting: dict[int, list[tuple[Header, Event]]] = {}
+    result: msgspec.Raw | None = None
+    failure: str = ""
+
+
+class Totals(msgspec.Struct):
+    """Sums over a run, for people."""
+
+    prompt: int = 0
+    cached: int = 0
+    generated: int = 0
+    seconds: float = 0.0
+    cost_micros: int = 0
+    reused: int = 0
+
+
+class RunState(msgspec.Struct):
+    """Everything that can be known of a run at one event."""
+
+    config: RunConfig
+    seq: int = 0
+    epoch: int = 1
+    inbox: int = 0
+    tasks: dict[str, TaskState] = {}
+    pools: dict[str, Pool] = {}
+    roots: list[str] = []
+    root_tasks: dict[str, int] = {}
+    sources: dict[str, InputAdded] = {}
+    memory: Hierarchy = msgspec.field(default_factory=Hierarchy)
+    totals: Totals = msgspec.field(default_factory=Totals)
+    asked: list[str] = []
+    cancelled: bool = False
+
+    @property
+    def status(self) -> str:
+        """`empty`, `running`, or what became of the last root."""
+        return self.tasks[self.roots[-1]].status if self.roots else "empty"
+
+
+def new_state() -> RunState:
+    """The state before any event."""
+    return RunState(RunConfig(""))
+
+
+def evolve(state: RunState, header: Header, event: Event | None) -> RunState:
+    """The state after one more event; `state` itself is consumed. A destroyed body changes only `seq`."""
+    state.seq = header.seq
+    if event is not None:
+        _APPLY[type(event)](state, header, event)
+    return state
+
+
+def save_state(state: RunState) -> bytes:
+    """The state as bytes, for a snapshot."""
+    return msgspec.msgpack.encode(state)
+
+
+def load_state(state: bytes) -> RunState:
+    """The state in these bytes. Raises msgspec.DecodeError if they are none."""
+    return msgspec.msgpack.decode(state, type=RunState)
+
+
+def depth_of(path: str) -> int:
+    """How deep a task stands: 1 for a root."""
+    return path.count(".") + 1
+
+
+def parent_path(path: str) -> str:
+    """The path of the task above, "" for a root. A system task stands under the task that caused it."""
+    cut = max(path.rfind("."), path.rfind("~"))
+    return path[:cut] if cut > 0 else ""
+
+
+def scope_of(task: TaskState) -> str:
+    """The memory scope that a task writes to: roots write to the trunk."""
+    if task.system:
+        return TRUNK if parent_path(task.path) == task.root else parent_path(task.path)
+    return TRUNK if task.path == task.root else task.path
+
+
+# --- the run ----------------------------------------------------------------------------------------------
+
+
+def _run_started(state: RunState, header: Header, event: RunStarted) -> None:
+    state.config = event.config
+
+
+def _run_resumed(state: RunState, header: Header, event: RunResumed) -> None:
+    state.config = event.config
+    state.epoch = event.epoch
+    _release_calls(state)
+
+
+def _run_forked(state: RunState, header: Header, event: RunForked) -> None:
+    state.config = event.config
+    state.epoch = 1
+    _release_calls(state)
+
+
+def _release_calls(state: RunState) -> None:
+    # Calls without an outcome belong to a writer that is gone: what they had reserved is free again.
+    for task in state.tasks.values():
+        if task.status == "running":
+            for op, call in list(task.calls.items()):
+                if op not in task.waiting:
+                    state.pools[task.pool].reserved -= call.reserved
+                    del task.calls[op]
+
+
+def _input_added(state: RunState, header: Header, event: InputAdded) -> None:
+    state.sources.setdefault(event.source, event)
+    _close_op(state, header, event)
+
+
+def _message_received(state: RunState, header: Header, event: MessageReceived) -> None:
+    state.inbox = max(state.inbox, event.inbox)
+    if event.kind == "ask":
+        state.asked.append(event.text)
+    elif event.kind == "cancel":
+        state.cancelled = True
+
+
+# --- tasks ------------------------------------------------------------------------------------------------
+
+
+def _task_spawned(state: RunState, header: Header, event: TaskSpawned) -> None:
+    path = event.path
+    parent = state.tasks.get(header.task) if header.op or "~" in path else None
+    root = parent.root if parent else path
+    system = "~" in path
+    task = TaskState(path, header.task if parent else "", event.agent, event.goal, root, path, header.seq)
+    task.op = header.op
+    task.depth = parent.depth + (0 if system else 1) if parent else 1
+    task.system = system
+    task.key = event.key
+    if parent is None:
+        state.roots.append(path)
+        state.pools[path] = Pool(event.budget or state.config.budget)
+        state.cancelled = False
+        if state.asked and state.asked[0] == event.goal:
+            state.asked.pop(0)
+    elif event.budget is not None:
+        state.pools[path] = Pool(event.budget)
+        pool = state.pools[parent.pool]
+        pool.aside += event.budget.tokens or 0
+        pool.reserved += event.budget.tokens or 0
+    else:
+        task.pool = parent.pool
+    state.tasks[path] = task
+    if parent is not None and not system:
+        parent.children += 1
+        state.memory.open(path, scope_of(parent))
+        _close_op(state, header, event)
+    if not system:
+        state.root_tasks[root] = state.root_tasks.get(root, 0) + 1
+
+
+def _end(state: RunState, path: str, status: str, seq: int) -> TaskState:
+    task = state.tasks[path]
+    task.status = status
+    task.ended = seq
+    if task.calls:
+        for call in task.calls.values():
+            state.pools[task.pool].reserved -= call.reserved
+        task.calls.clear()
+    if task.window is not None:
+        task.window = None
+        if path == task.root:
+            state.memory.hold(set())
+    task.waiting.clear()
+    if task.pool == path and task.parent:
+        # What was set aside and not used goes back to the pool that it came from.
+        own = state.pools.pop(path)
+        above = state.pools[state.tasks[task.parent].pool]
+        aside = own.limit.tokens or 0
+        above.aside -= aside
+        above.reserved -= aside
+        above.tokens += own.tokens
+        above.seconds += own.seconds
+        above.cost_micros += own.cost_micros
+        task.pool = state.tasks[task.parent].pool
+    return task
+
+
+def _task_finished(state: RunState, header: Header, event: TaskFinished) -> None:
+    task = _end(state, header.task, "finished", header.seq)
+    if not task.parent:
+        task.result = event.result
+
+
+def _task_failed(state: RunState, header: Header, event: TaskFailed) -> None:
+    _end(state, header.task, "failed", header.seq).failure = event.failure.message
+
+
+def _task_cancelled(state: RunState, header: Header, event: TaskCancelled) -> None:
+    if state.tasks[header.task].status == "running":
+        _end(state, header.task, "cancelled", header.seq).failure = event.reason
+
+
+def _task_joined(state: RunState, header: Header, event: TaskJoined) -> None:
+    state.tasks[event.child].joined = True
+    _close_op(state, header, event)
+
+
+# --- ops ----------------------------------------------------------------------------------------------------
+
+
+def _model_called(state: RunState, header: Header, event: ModelCalled) -> None:
+    task = state.tasks[header.task]
+    old = task.calls.get(header.op)
+    pool = state.pools[task.pool]
+    if old is not None:
+        pool.reserved -= old.reserved
+    reserved = event.prompt_tokens + event.max_tokens
+    pool.reserved += reserved
+    task.calls[header.op] = Call(header.seq, event, reserved)
+
+
+def _model_replied(state: RunState, header: Header, event: ModelReplied) -> None:
+    task = state.tasks[header.task]
+    call = task.calls.get(header.op)
+    usage = event.usage
+    pool = state.pools[task.pool]
+    if call is not None:
+        pool.reserved -= call.reserved
+        call.reserved = 0
+        pool.tokens += call.called.prompt_tokens + usage.generated
+        if task.system:
+            pool.system += call.called.prompt_tokens + usage.generated
+    pool.seconds += usage.seconds
+    pool.cost_micros += usage.cost_micros
+    task.prompt_tokens += usage.prompt
+    task.cached_tokens += usage.cached
+    task.generated_tokens += usage.generated
+    totals = state.totals
+    if event.reused:
+        totals.reused += 1
+    else:
+        totals.prompt += usage.prompt
+        totals.cached += usage.cached
+        totals.generated += usage.generated
+        totals.seconds += usage.seconds
+        totals.cost_micros += usage.cost_micros
+    _close_op(state, header, event)
+
+
+def _tool_called(state: RunState, header: Header, event: ToolCalled) -> None:
+    """Only the outcome has an effect on the state."""
+
+
+def _tool_returned(state: RunState, header: Header, event: ToolReturned) -> None:
+    state.pools[state.tasks[header.task].pool].seconds += event.seconds
+    _close_op(state, header, event)
+
+
+def _compacted(state: RunState, header: Header, event: Compacted) -> None:
+    # At an op boundary: nothing of this task is open, so the window can change at once.
+    task = state.tasks[header.task]
+    if task.window is not None:
+        task.window.compact(header.op, event)
+        state.memory.tick(scope_of(task), event.tokens)
+        if task.path == task.root:
+            state.memory.hold(task.window.memories())
+
+
+def _op_event(state: RunState, header: Header, event: Event) -> None:
+    _close_op(state, header, event)
+
+
+def _evicted(state: RunState, header: Header, event: Evicted) -> None:
+    state.memory.evict(event.id)
+
+
+def _revived(state: RunState, header: Header, event: Revived) -> None:
+    state.memory.revive(event.id)
+
+
+def _refused(state: RunState, header: Header, event: Refused) -> None:
+    task = state.tasks[header.task]
+    call = task.calls.pop(header.op, None)
+    if call is not None:
+        state.pools[task.pool].reserved -= call.reserved
+        _close_op(state, header, event)
+    else:
+        # A spawn that is not allowed: the child is there, and never runs.
+        for child in reversed(state.tasks.values()):
+            if child.parent == header.task and child.op == header.op:
+                _end(state, child.path, "refused", header.seq).failure = event.what
+                break
+
+
+def _close_op(state: RunState, header: Header, event: Event) -> None:
+    """The outcome of an op is there: apply it, or let it wait for those before it."""
+    task = state.tasks[header.task]
+    op = header.op
+    if op != task.next_op:
+        if op > task.next_op:
+            task.waiting.setdefault(op, []).append((header, event))
+        return
+    _apply(state, task, header, event)
+    task.next_op = op + 1
+    while task.waiting and (held := task.waiting.pop(task.next_op, None)):
+        for held_header, held_event in held:
+            _apply(state, task, held_header, held_event)
+        task.next_op += 1
+
+
+def _apply(state: RunState, task: TaskState, header: Header, event: Event) -> None:
+    """What an op does to its task's window and memory, and to the clock."""
+    kind = type(event)
+    if kind is TaskSpawned:
+        return
+    memory = state.memory
+    if isinstance(event, ModelReplied):
+        call = task.calls.pop(header.op, None)
+        if call is None or event.failure is not None or not call.called.keep:
+            if call is not None and event.failure is None:
+                memory.tick(scope_of(task), _fresh_tokens(call.called) + event.tokens)
+            return
+        if task.window is None:
+            task.window = Window()
+        task.window.enter(header.op, call.called, event)
+        memory.tick(scope_of(task), _fresh_tokens(call.called) + event.tokens)
+        if task.path == task.root:
+            memory.hold(task.window.memories())
+    elif isinstance(event, TaskJoined):
+        memory.join(event.child, scope_of(task))
+    elif isinstance(event, Remembered):
+        memory.remember(scope_of(task), event.id, event.text, event.tokens, event.refs, event.pinned)
+    elif isinstance(event, Recalled):
+        for hit in event.hits:
+            if isinstance(hit.ref, MemoryRef):
+                memory.access(scope_of(task), hit.ref.id)
+
+
+def _fresh_tokens(called: ModelCalled) -> int:
+    return sum(entry.tokens for entry in called.entries)
+
+
+def _check_union(event: Event) -> None:
+    """Never called: a kind that is missing here, and so perhaps in `_APPLY`, breaks the type check."""
+    match event:
+        case RunStarted() | RunResumed() | RunForked() | InputAdded() | MessageReceived():
+            ...
+        case TaskSpawned() | TaskFinished() | TaskFailed() | TaskCancelled() | TaskJoined():
+            ...
+        case ModelCalled() | ModelReplied() | ToolCalled() | ToolReturned() | Compacted():
+            ...
+        case Remembered() | Recalled() | Evicted() | Revived() | Sampled() | Refused():
+            ...
+        case _:
+            assert_never(event)
+
+
+_APPLY: dict[type[Any], Callable[[RunState, Header, Any], None]] = {
+    RunStarted: _run_started,
+    RunResumed: _run_resumed,
+    RunForked: _run_forked,
+    InputAdded: _input_added,
+    MessageReceived: _message_received,
+    TaskSpawned: _task_spawned,
+    TaskFinished: _task_finished,
+    TaskFailed: _task_failed,
+    TaskCancelled: _task_cancelled,
+    TaskJoined: _task_joined,
+    ModelCalled: _model_called,
+    ModelReplied: _model_replied,
+    ToolCalled: _tool_called,
+    ToolReturned: _tool_returned,
+    Compacted: _compacted,
+    Remembered: _op_event,
+    Recalled: _op_event,
+    Evicted: _evicted,
+    Revived: _revived,
+    Sampled: _op_event,
+    Refused: _refused,
+}
