@@ -49,6 +49,7 @@ class OpRecord(msgspec.Struct):
 
     compactions: list[Compacted] = []
     called: ModelCalled | ToolCalled | None = None
+    called_seq: int = 0
     attempts: int = 0
     outcome: Event | None = None
     seq: int = 0
@@ -85,7 +86,7 @@ class Journal:
         if isinstance(event, Compacted):
             record.compactions.append(event)
         elif isinstance(event, ModelCalled | ToolCalled):
-            record.called = event
+            record.called, record.called_seq = event, header.seq
             record.attempts = max(record.attempts, header.attempt)
         elif isinstance(event, Refused):
             record.refused = event

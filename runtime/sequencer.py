@@ -86,6 +86,10 @@ class Sequencer:
         del header
         return first.seq, outcome
 
+    def keep(self, blob: Blob) -> None:
+        """A blob that is committed with the next event."""
+        self._blobs.append(blob)
+
     async def durable(self, seq: int | None = None) -> None:
         """Return once event `seq` (or all so far) is on disk. Raises StoreError if it will never be."""
         seq = self.state.seq if seq is None else seq

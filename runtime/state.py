@@ -41,6 +41,7 @@ from treering.events.catalogue import (
     ToolCalled,
     ToolReturned,
 )
+from treering.events.codec import decode_body, to_json
 from treering.memory.hierarchy import TRUNK, Hierarchy
 from treering.memory.windows import Window
 
@@ -85,6 +86,13 @@ class Call(msgspec.Struct):
     reserved: int
 
 
+class Waiting(msgspec.Struct):
+    """An outcome that came before those of earlier ops: its header and its body."""
+
+    header: Header
+    body: bytes
+
+
 class TaskState(msgspec.Struct):
     """One task. `pool` is the path of the task whose pool it draws on; `next_op` the first op whose effects
     are not yet applied; `system` marks compactions and the like."""
@@ -110,8 +118,8 @@ class TaskState(msgspec.Struct):
     generated_tokens: int = 0
     window: Window | None = None
     calls: dict[int, Call] = {}
-    waiting: dict[int, list[tuple[Header, Event]]] = {}
-    result: msgspec.Raw | None = None
+    waiting: dict[int, list[Waiting]] = {}
+    result: str = ""
     failure: str = ""
 
 
@@ -297,7 +305,7 @@ def _end(state: RunState, path: str, status: str, seq: int) -> TaskState:
 def _task_finished(state: RunState, header: Header, event: TaskFinished) -> None:
     task = _end(state, header.task, "finished", header.seq)
     if not task.parent:
-        task.result = event.result
+        task.result = bytes(event.result).decode()
 
 
 def _task_failed(state: RunState, header: Header, event: TaskFailed) -> None:
@@ -407,13 +415,13 @@ def _close_op(state: RunState, header: Header, event: Event) -> None:
     op = header.op
     if op != task.next_op:
         if op > task.next_op:
-            task.waiting.setdefault(op, []).append((header, event))
+            task.waiting.setdefault(op, []).append(Waiting(header, to_json(event)))
         return
     _apply(state, task, header, event)
     task.next_op = op + 1
     while task.waiting and (held := task.waiting.pop(task.next_op, None)):
-        for held_header, held_event in held:
-            _apply(state, task, held_header, held_event)
+        for one in held:
+            _apply(state, task, one.header, decode_body(one.header.kind, one.header.version, one.body))
         task.next_op += 1
 
 

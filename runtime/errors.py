@@ -1,0 +1,69 @@
+"""What agent code may meet: the typed failures of ops and tasks."""
+
+from treering.events.errors import TreeringError, UsageError
+
+__all__ = [
+    "BudgetExceeded",
+    "ChildCancelled",
+    "ChildFailed",
+    "LimitReached",
+    "ModelFailed",
+    "OpMisused",
+    "OpTimeout",
+    "OutcomeUnknown",
+    "ReplayEnded",
+    "ToolFailed",
+    "WindowTooSmall",
+]
+
+
+class OpMisused(UsageError):
+    """Agent code used an op in a way that could not be replayed."""
+
+
+class WindowTooSmall(UsageError):
+    """What must stay in a window, and the reply, do not fit it."""
+
+
+class BudgetExceeded(TreeringError):
+    """A budget did not allow the call. The task may finish with what it has."""
+
+
+class LimitReached(TreeringError):
+    """A cap on the tree (depth, children, tasks) did not allow the child."""
+
+
+class ChildFailed(TreeringError):
+    """A child raised. Its siblings go on."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(f"task {path} failed: {message}")
+        self.path = path
+
+
+class ChildCancelled(TreeringError):
+    """A child was cancelled before it had a result."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"task {path} was cancelled: {reason}")
+        self.path = path
+
+
+class ModelFailed(TreeringError):
+    """The model gave no answer after all attempts."""
+
+
+class ToolFailed(TreeringError):
+    """A tool raised or gave nothing that can be recorded."""
+
+
+class OpTimeout(TreeringError):
+    """A deadline that the agent set passed first."""
+
+
+class OutcomeUnknown(TreeringError):
+    """A tool that may not be repeated was called before a crash, and whether it acted is not known."""
+
+
+class ReplayEnded(TreeringError):
+    """A replay reached the end of its log."""

@@ -1,0 +1,582 @@
+"""The runner: one run, from its log, to its next answer.
+
+Owns the life of a run in this process: opening it from its log, running its tasks as coroutines, and closing
+it so that another process can go on. All it knows it reads from the log; all it does it appends. Invariant:
+after a crash at any instant, `Runner` on the same log goes on from what is on disk.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import anyio
+import msgspec
+
+from treering.events.catalogue import (
+    Edit,
+    Failure,
+    Header,
+    HitRecord,
+    MessageReceived,
+    ModelReplied,
+    Ref,
+    Refused,
+    RunConfig,
+    RunForked,
+    RunResumed,
+    RunStarted,
+    SourceSpan,
+    TaskCancelled,
+    TaskFailed,
+    TaskFinished,
+    TaskSpawned,
+)
+from treering.events.codec import GENESIS, Record, body_digest, decode, encode, to_json
+from treering.events.errors import Divergence, StoreError, TreeringError, UsageError
+from treering.events.in_memory import InMemoryStore
+from treering.events.log import Blob, Lease, LogStore, RunRow, root_of_cut
+from treering.memory.compaction import extract
+from treering.memory.recall import Hit, RecallIndex
+from treering.memory.retention import parse_retention
+from treering.runtime.deriving import DERIVED
+from treering.runtime.engine import Engine, Message, StreamText
+from treering.runtime.errors import OutcomeUnknown, ReplayEnded
+from treering.runtime.journal import Ended, Journal, Reuse
+from treering.runtime.registry import AgentFunction, Agents
+from treering.runtime.seams import InlineWriter, Seams, ThreadWriter, World, Writer, new_run_id
+from treering.runtime.sequencer import Observer, Sequencer
+from treering.runtime.slots import Slots
+from treering.runtime.state import RunState, evolve, new_state
+from treering.runtime.task import Task
+
+__all__ = ["CODE_VERSION", "Outcome", "Runner", "create_run", "fork_run", "open_log"]
+
+CODE_VERSION = "0.1.0"
+_FATAL = (Divergence, OutcomeUnknown, ReplayEnded, StoreError)
+StreamFor = Callable[[str], StreamText | None]
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """How a root ended: `finished`, `failed`, `cancelled`. `result` is plain JSON data."""
+
+    run: str
+    path: str
+    status: str
+    result: Any = None
+    error: str = ""
+
+
+def open_log(
+    store: LogStore, run: str, until: int | None = None
+) -> tuple[RunState, Journal, bytes, list[tuple[int, RunConfig]]]:
+    """The folded state, the journal, the head of the chain and the configurations by seq of a run's log."""
+    state, journal, head = new_state(), Journal(), GENESIS
+    configs: list[tuple[int, RunConfig]] = []
+    for record in store.read(run, until=until):
+        stored = decode(record)
+        evolve(state, stored.header, stored.event)
+        journal.add(stored.header, stored.event)
+        if isinstance(stored.event, RunStarted | RunResumed | RunForked):
+            configs.append((stored.header.seq, stored.event.config))
+        head = record.digest
+    return state, journal, head, configs
+
+
+def _first_record(run: str, seq: int, event: RunStarted | RunForked, previous: bytes, seams: Seams) -> Record:
+    body, salt = to_json(event), seams.entropy(16)
+    header = Header(run, seq, type(event).__name__, seams.now_ms(), body_digest(salt, body))
+    return encode(header, body, salt, previous)
+
+
+def create_run(store: LogStore, config: RunConfig, seams: Seams | None = None) -> str:
+    """A new run in this store; its id."""
+    seams = seams or World()
+    parse_retention(config.retention)
+    run = new_run_id(seams)
+    record = _first_record(run, 1, RunStarted(config, CODE_VERSION), GENESIS, seams)
+    store.create(RunRow(run, seams.now_ms()), [record])
+    return run
+
+
+def fork_run(
+    store: LogStore,
+    parent: str,
+    at: int,
+    edits: Sequence[tuple[int, str]] = (),
+    reuse: bool | None = None,
+    config: RunConfig | None = None,
+    seams: Seams | None = None,
+) -> str:
+    """A new run that shares its parent's events up to `at`; its id. A pointer: no event is copied.
+
+    Each edit is (seq of an outcome, the text that it shall have); the cut is then before the first of them.
+    `reuse` takes over the parent's later outcomes where the request is equal; by default if there are edits.
+    Raises UsageError for an event that is not there or is no outcome of a model call.
+    """
+    seams = seams or World()
+    cut = min([at, *(seq - 1 for seq, _ in edits)])
+    last, _ = store.head(parent)
+    if not 1 <= cut <= last:
+        raise UsageError(f"expected an event from 1 to {last} to fork at, found {cut}")
+    for record in store.read(parent, after=cut):
+        # What an event causes shares its transaction, and stays with it in a fork.
+        if edits or not isinstance(decode(record).event, DERIVED + (Refused,)):
+            break
+        cut = record.seq
+    found: list[Edit] = []
+    for seq, text in edits:
+        stored = [decode(record) for record in store.read(parent, after=seq - 1, until=seq)]
+        if not stored or stored[0].header.kind != "ModelReplied":
+            kind = stored[0].header.kind if stored else "nothing"
+            raise UsageError(f"expected event {seq} to be the outcome of a model call (ModelReplied), found {kind}")
+        found.append(Edit(seq, stored[0].header.task, stored[0].header.op, text))
+    at_cut = next(iter(store.read(parent, after=cut - 1, until=cut)))
+    if config is None:
+        for record in store.read(parent, until=cut, kinds=("RunStarted", "RunResumed", "RunForked")):
+            event = decode(record).event
+            assert isinstance(event, RunStarted | RunResumed | RunForked)
+            config = event.config
+    assert config is not None
+    rows = {row.run: row for row in store.runs()}
+    owner = root_of_cut(rows, parent, cut)
+    run = new_run_id(seams)
+    event = RunForked(parent, cut, config, tuple(found), bool(edits) if reuse is None else reuse)
+    record = _first_record(run, cut + 1, event, at_cut.digest, seams)
+    store.create(RunRow(run, seams.now_ms(), owner, cut), [record])
+    return run
+
+
+class _Running:
+    """One task that is running, or has ended, in this process."""
+
+    __slots__ = ("done", "ended", "scope")
+
+    def __init__(self) -> None:
+        self.done: anyio.Event | None = None
+        self.ended: Ended | Refused | None = None
+        self.scope: anyio.CancelScope | None = None
+
+
+class Runner:
+    """Opens a run for writing. Use as an async context manager, then call `resume` or `ask`.
+
+    With `replay`, nothing is performed and nothing is written: recorded outcomes only.
+    Raises LeaseHeld if another process writes to the run, unless `take_over`.
+    """
+
+    def __init__(
+        self,
+        store: LogStore,
+        run: str,
+        engine: Engine | None = None,
+        *,
+        agents: dict[str, AgentFunction] | None = None,
+        config: RunConfig | None = None,
+        seams: Seams | None = None,
+        writer: Callable[[LogStore, str, int], Writer] | None = None,
+        observers: Sequence[Observer] = (),
+        stream: StreamFor | None = None,
+        take_over: bool = False,
+        replay: bool = False,
+        attempts: int = 3,
+        call_timeout_s: float = 600.0,
+    ) -> None:
+        self.store = store
+        self.run = run
+        self.agents = Agents(agents)
+        self.seams: Seams = seams or World()
+        self.replaying = replay
+        self.attempts = attempts
+        self.call_timeout_s = call_timeout_s
+        self.reuse: Reuse | None = None
+        self._engine = engine
+        self._config = config
+        self._writer_of = writer or (InlineWriter if isinstance(store, InMemoryStore) or replay else ThreadWriter)
+        self._observers = observers
+        self._stream = stream
+        self._take_over = take_over
+        self._lease: Lease | None = None
+        self._texts: dict[str, str] = {}
+        self._pending_blobs: list[Blob] = []
+        self._index: RecallIndex | None = None
+        self._running: dict[str, _Running] = {}
+        self._fatal: BaseException | None = None
+
+    async def __aenter__(self) -> "Runner":
+        if self.replaying:
+            self._open(0)
+            return self
+        self._lease = self.store.acquire(self.run, self._take_over)
+        try:
+            self._open(self._lease.epoch)
+            if self._lease.epoch > 1:
+                config = self._config or self.state.config
+                self.sequencer.append(RunResumed(self._lease.epoch, config, CODE_VERSION))
+                await self.sequencer.durable()
+            self._configs.append((self.state.seq, self.state.config))
+        except BaseException:
+            self._lease.release()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.close()
+        if self._lease is not None:
+            self._lease.release()
+
+    def _open(self, epoch: int) -> None:
+        self.state, self.journal, head, self._configs = open_log(self.store, self.run)
+        forked = self._forked()
+        if forked is not None and (forked.reuse or forked.edits):
+            parent = None
+            if forked.reuse:
+                _, parent, _, _ = open_log(self.store, forked.parent)
+            self.reuse = Reuse(parent, forked.edits)
+        writer = _ReplayWriter() if self.replaying else self._writer_of(self.store, self.run, epoch)
+        self._writer: Writer = writer
+        policy = parse_retention((self._config or self.state.config).retention)
+        self.sequencer = Sequencer(
+            self.run, self.state, head, policy, writer, self.seams, self._observers, self._poison
+        )
+        self.slots = Slots((self._config or self.state.config).concurrency)
+
+    def _forked(self) -> RunForked | None:
+        """How this run was forked, if it was (not how its ancestors were)."""
+        row = next(row for row in self.store.runs() if row.run == self.run)
+        if not row.parent:
+            return None
+        event = decode(next(iter(self.store.read(self.run, after=row.cut, until=row.cut + 1)))).event
+        return event if isinstance(event, RunForked) else None
+
+    def _poison(self, error: BaseException) -> None:
+        self._stop(error)
+
+    def _stop(self, error: BaseException) -> None:
+        if self._fatal is None:
+            self._fatal = error
+        if self._scope is not None:
+            self._scope.cancel()
+
+    _scope: anyio.CancelScope | None = None
+    _group: Any = None
+
+    # --- roots --------------------------------------------------------------------------------------------
+
+    async def ask(self, goal: str, inputs: dict[str, Any] | None = None, agent: str | None = None) -> Outcome:
+        """A new root with this goal; how it ended. An unfinished root is finished first."""
+        if self.state.status == "running":
+            await self.resume()
+        name, function = self.agents.resolve(agent or self.state.config.agent)
+        path = str(len(self.state.roots) + 1)
+        encoded = to_json(inputs or {})
+        event = TaskSpawned(path, name, goal, msgspec.Raw(encoded))
+        self.sequencer.append(event, path)
+        return await self._root(path, function, goal, encoded)
+
+    async def resume(self) -> Outcome | None:
+        """Go on with the root that did not end, then with questions left in the inbox; the last outcome.
+
+        None if no root ever began.
+        """
+        if not self.state.roots:
+            return None
+        path = self.state.roots[-1]
+        outcome = await self._again(path)
+        if not self.replaying:
+            self._take_inbox()
+            while self.state.asked:
+                outcome = await self.ask(self.state.asked[0])
+                self._take_inbox()
+        return outcome
+
+    async def replay(self) -> list[Outcome]:
+        """Run all roots again on recorded outcomes alone. Raises Divergence where the code asks otherwise."""
+        return [await self._again(path, enter=True) for path in list(self.state.roots)]
+
+    async def _again(self, path: str, enter: bool = False) -> Outcome:
+        spawned = self._spawned_event(path)
+        ended = self.journal.ended(path)
+        if ended is not None and not enter:
+            return self._outcome(path, ended)
+        _, function = self.agents.resolve(self.state.config.agent if enter or not spawned.agent else spawned.agent)
+        return await self._root(path, function, spawned.goal, bytes(spawned.inputs))
+
+    def _spawned_event(self, path: str) -> TaskSpawned:
+        seq = self.state.tasks[path].spawned
+        event = decode(next(iter(self.store.read(self.run, after=seq - 1, until=seq)))).event
+        assert isinstance(event, TaskSpawned)
+        return event
+
+    async def _root(self, path: str, function: AgentFunction, goal: str, inputs: bytes) -> Outcome:
+        if self.reuse is not None:
+            self.reuse.correspond(path, "", "", "")
+        async with anyio.create_task_group() as group:
+            self._group, self._scope = group, group.cancel_scope
+            if not self.replaying:
+                group.start_soon(self._watch_inbox)
+            self.start_task(path, function, goal, inputs, self.state.config.window_tokens, "", None)
+            ended = await self.wait_child(path)
+            group.cancel_scope.cancel()
+        self._group = self._scope = None
+        if self._fatal is not None:
+            raise self._fatal
+        return self._outcome(path, ended)
+
+    def _outcome(self, path: str, ended: Ended | Refused | None) -> Outcome:
+        if isinstance(ended, TaskFinished):
+            return Outcome(self.run, path, "finished", msgspec.json.decode(ended.result))
+        if isinstance(ended, TaskFailed):
+            return Outcome(self.run, path, "failed", error=ended.failure.message)
+        reason = ended.reason if isinstance(ended, TaskCancelled) else "it never ran"
+        return Outcome(self.run, path, "cancelled", error=reason)
+
+    # --- tasks --------------------------------------------------------------------------------------------
+
+    def start_task(
+        self,
+        path: str,
+        function: AgentFunction,
+        goal: str,
+        inputs: bytes,
+        window_tokens: int,
+        keys: str,
+        refused: Refused | None,
+    ) -> None:
+        """Begin a task as a coroutine, unless the log says how it ended."""
+        running = self._running[path] = _Running()
+        ended = self.journal.ended(path)
+        if refused is not None:
+            running.ended = refused
+        elif ended is not None and (not self.replaying or isinstance(ended, TaskCancelled)):
+            running.ended = ended  # a replay enters what ended by itself, and not what was ended from above
+        else:
+            self._group.start_soon(self._run_task, running, path, function, goal, inputs, window_tokens, keys)
+
+    async def wait_child(self, path: str) -> Ended | Refused:
+        """Wait until a task has ended; how. Its end is on disk by then."""
+        running = self._running[path]
+        while running.ended is None:
+            if running.done is None:
+                running.done = anyio.Event()
+            await running.done.wait()
+        return running.ended
+
+    async def _run_task(
+        self,
+        running: _Running,
+        path: str,
+        function: AgentFunction,
+        goal: str,
+        inputs: bytes,
+        window_tokens: int,
+        keys: str,
+    ) -> None:
+        event: TaskFinished | TaskFailed
+        with anyio.CancelScope() as running.scope:
+            try:
+                if running.ended is not None:
+                    return
+                task = Task(self, path, goal, window_tokens, keys)
+                try:
+                    result = await self.agents.invoke(function, task, goal, inputs)
+                    await task.close()
+                    event = TaskFinished(msgspec.Raw(to_json(result)))
+                except _FATAL:
+                    raise
+                except Exception as error:
+                    event = TaskFailed(Failure(type(error).__name__, str(error) or type(error).__name__))
+                await self._end_task(running, path, event)
+            except _FATAL as error:
+                self._stop(error)
+
+    async def _end_task(self, running: _Running, path: str, event: TaskFinished | TaskFailed) -> None:
+        recorded = self.journal.ended(path)
+        if recorded is not None:
+            if to_json(recorded) != to_json(event):
+                raise Divergence(
+                    path,
+                    0,
+                    type(recorded).__name__,
+                    type(event).__name__,
+                    f"-{recorded}\n+{event}",
+                    "its end",
+                    f"fork before event {self.journal.ended_seq(path)} to go on",
+                )
+            event = recorded  # type: ignore[assignment]
+        elif self.replaying:
+            raise ReplayEnded(f"task {path} ended where the log does not say so")
+        else:
+            for child in self._children_running(path):
+                self.cancel_tree(child, "its parent ended")
+            seq, _ = self.sequencer.append(event, path)
+            await self.sequencer.durable(seq)
+        self.journal.forget(path)
+        self._set_ended(running, event)
+
+    def _set_ended(self, running: _Running, event: Ended | Refused) -> None:
+        running.ended = event
+        if running.done is not None:
+            running.done.set()
+
+    def _children_running(self, path: str) -> list[str]:
+        prefix = path + "."
+        return [
+            other
+            for other, running in self._running.items()
+            if running.ended is None and other.startswith(prefix) and "." not in other[len(prefix) :]
+        ]
+
+    def cancel_tree(self, path: str, reason: str) -> bool:
+        """End a task and all below it, deepest first; whether it was running. Recorded in one transaction."""
+        running = self._running.get(path)
+        if running is None or running.ended is not None or self.journal.ended(path) is not None:
+            return False
+        for child in self._children_running(path):
+            self.cancel_tree(child, reason)
+        event = TaskCancelled(reason)
+        if not self.replaying:
+            self.sequencer.append(event, path)
+        if running.scope is not None:
+            running.scope.cancel()
+        self._set_ended(running, event)
+        return True
+
+    # --- the inbox ----------------------------------------------------------------------------------------
+
+    def _take_inbox(self) -> None:
+        for row in self.store.inbox(self.run, self.state.inbox):
+            self.sequencer.append(MessageReceived(row.id, row.kind, row.text))
+
+    async def _watch_inbox(self) -> None:
+        while True:
+            self._take_inbox()
+            if self.state.cancelled:
+                self.cancel_tree(self.state.roots[-1], "a person cancelled it")
+            await anyio.sleep(0.5)
+
+    # --- what tasks ask for -------------------------------------------------------------------------------
+
+    def config_at(self, seq: int | None) -> RunConfig:
+        """The configuration that held when event `seq` was written; None: now."""
+        if seq:
+            for since, config in reversed(self._configs):
+                if since <= seq:
+                    return config
+        return self.state.config
+
+    def engine_for(self) -> Engine:
+        """The engine. Raises UsageError if the run was opened without one."""
+        if self._engine is None:
+            raise UsageError("expected an engine to ask a model, found none; give one with --model")
+        return self._engine
+
+    def count(self, message: Message) -> int:
+        """Tokens of a message in a prompt."""
+        return self.engine_for().count(message)
+
+    def stream_to(self, path: str) -> StreamText | None:
+        """Where to show the text that a task's model is generating."""
+        return None if self._stream is None else self._stream(path)
+
+    def delay_s(self, attempt: int, retry_after_s: float | None) -> float:
+        """How long to wait before another attempt. Chance is not recorded: it changes time, not outcomes."""
+        from treering.runtime.retries import RetryPolicy
+
+        draw = int.from_bytes(self.seams.entropy(4), "big") / (1 << 32)
+        return RetryPolicy().delay_s(attempt, retry_after_s, draw)
+
+    def text(self, ref: Ref) -> str:
+        """The text that a reference stands for."""
+        if isinstance(ref, SourceSpan):
+            return self._source_text(ref.source)[ref.start : ref.end]
+        memory = self.state.memory.memories.get(ref.id)
+        if memory is None:
+            raise UsageError(f"expected a memory of this run, found {ref.id}")
+        return memory.text
+
+    def _source_text(self, digest: str) -> str:
+        text = self._texts.get(digest)
+        if text is None:
+            text = self.store.blob(digest)
+            if text is None:
+                raise StoreError(f"expected the text of a source as blob {digest}, found none: it was destroyed")
+            self._texts[digest] = text
+        return text
+
+    def keep_text(self, digest: str, text: str) -> None:
+        """A source's text is known before its blob is on disk."""
+        self._texts[digest] = text
+
+    def keep_blob(self, blob: Blob) -> None:
+        """A blob that shall be committed with the next event."""
+        self.sequencer.keep(blob)
+
+    def index(self) -> RecallIndex:
+        """The recall index, with all sources so far. A cache of the state."""
+        if self._index is None:
+            self._index = RecallIndex()
+        for source in self.state.sources.values():
+            self._index.add_source(source.source, source.name, self._source_text(source.source))
+        return self._index
+
+    def hit(self, record: HitRecord) -> Hit:
+        """A recorded hit, with its text."""
+        name, heading = self.index().describe(record.ref)
+        return Hit(record.ref, self.text(record.ref), record.score, record.tier, name, heading)
+
+    async def read_input(self, path: str, root: str | None) -> Any:
+        """Read a file as text, off the event loop."""
+        from treering.tools.inputs import read_input
+
+        return await anyio.to_thread.run_sync(read_input, path, root)
+
+    async def summarise(
+        self,
+        task: Task,
+        op: int,
+        text: str,
+        room_tokens: int,
+        system: str,
+        prompt: Callable[[str, int], str],
+    ) -> tuple[str, str]:
+        """A model's summary of `text` in about `room_tokens`, by a system task; "" if it gave none.
+
+        The task `PATH~OP` asks once; a second compaction for the same op does without a model.
+        """
+        path = f"{task.path}~{op}"
+        known = self.state.tasks.get(path)
+        recorded = self.journal.take(path, 1)
+        if recorded is not None and isinstance(recorded.outcome, ModelReplied):
+            reply = recorded.outcome.text.strip()
+            if self.state.tasks[path].status != "running":
+                return reply, path
+        elif known is not None and known.status != "running":
+            return "", ""
+        else:
+            if known is None:
+                self.sequencer.append(TaskSpawned(path, "compaction", "shorten"), task.path, op)
+            space = task.window_tokens - room_tokens - 200
+            fitting = text if self.count(Message("user", text)) <= space else extract(text, max(64, space * 3))
+            asker = Task(self, path, "", task.window_tokens, "")
+            try:
+                answer = await asker.generate(
+                    prompt(fitting, room_tokens * 2 // 3), system=system, max_tokens=room_tokens
+                )
+                reply = answer.text.strip()
+            except _FATAL:
+                raise
+            except TreeringError:
+                reply = ""
+        seq, _ = self.sequencer.append(TaskFinished(msgspec.Raw(to_json(bool(reply)))), path)
+        await self.sequencer.durable(seq)
+        return reply, path
+
+
+class _ReplayWriter:
+    """Writes nothing: a replay appends nothing."""
+
+    def submit(self, commit: Any, done: Callable[[BaseException | None], None]) -> None:
+        raise StoreError("a replay wrote an event; this is a defect")
+
+    def close(self) -> None:
+        """Nothing runs."""

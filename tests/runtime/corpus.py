@@ -1,0 +1,168 @@
+"""Small workflows that between them use every op. Agents only: no clocks, no patches."""
+
+from typing import Any
+
+from treering.events.catalogue import Budget
+from treering.runtime.errors import BudgetExceeded, ChildCancelled, ChildFailed, LimitReached, ModelFailed, OpTimeout
+from treering.runtime.task import Task
+
+__all__ = ["CORPUS", "EFFECTS"]
+
+EFFECTS: list[str] = []
+"""What the tool below did to the world."""
+
+
+async def count_effect(name: str) -> str:
+    EFFECTS.append(name)
+    return f"did {name}"
+
+
+async def leaf(task: Task, goal: str) -> str:
+    return (await task.generate(f"Do {goal}", max_tokens=12)).text
+
+
+async def fan_out(task: Task, goal: str) -> list[str]:
+    children = [task.spawn(leaf, f"{goal} part {n}") for n in range(4)]
+    answers: list[str] = await task.gather(*children)
+    merged = await task.generate(" / ".join(answers), max_tokens=20)
+    return [*answers, merged.text]
+
+
+async def middle(task: Task, goal: str) -> str:
+    twins = [task.spawn(leaf, goal, key=str(n)) for n in range(2)]
+    return " & ".join(await task.gather(*twins))
+
+
+async def nested(task: Task, goal: str) -> str:
+    left, right = task.spawn(middle, goal + " left"), task.spawn(middle, goal + " right")
+    a, b = await task.gather(left, right)
+    return (await task.generate(f"{a} | {b}", max_tokens=9)).text
+
+
+async def broken(task: Task, goal: str) -> str:
+    await task.generate(goal, max_tokens=8)
+    raise ValueError("this one always fails")
+
+
+async def failing(task: Task, goal: str) -> list[str]:
+    children = [task.spawn(broken, goal), task.spawn(leaf, goal)]
+    results = await task.gather(*children, return_failures=True)
+    return ["failed" if isinstance(result, ChildFailed) else str(result) for result in results]
+
+
+async def sleeper(task: Task, goal: str) -> str:
+    await task.sleep(50.0)
+    return goal
+
+
+async def cancelled(task: Task, goal: str) -> str:
+    child = task.spawn(sleeper, goal)
+    await task.generate("work meanwhile", max_tokens=8)
+    running = await child.cancel()
+    try:
+        await child
+    except ChildCancelled:
+        return f"cancelled {running}"
+    return "not cancelled"
+
+
+async def racing(task: Task, goal: str) -> Any:
+    slow, fast = task.spawn(sleeper, goal), task.spawn(leaf, goal)
+    winner, result = await task.first(slow, fast)
+    await task.generate("after the race", max_tokens=8)
+    return [winner, result]
+
+
+async def late(task: Task, goal: str) -> str:
+    try:
+        await task.timeout(1.0, task.spawn(sleeper, goal))
+    except OpTimeout:
+        return (await task.generate("it was late", max_tokens=8)).text
+    return "in time"
+
+
+async def compacting(task: Task, goal: str) -> str:
+    said = ""
+    for step in range(8):
+        said = (await task.generate(f"Step {step} of Project{step} with number {step * 7} " + "word " * 12, max_tokens=16)).text
+    return said
+
+
+async def spender(task: Task, goal: str) -> int:
+    steps = 0
+    try:
+        for step in range(10):
+            await task.generate(f"{goal} {step}", max_tokens=10)
+            steps = step + 1
+    except BudgetExceeded:
+        return steps
+    return steps
+
+
+async def over_budget(task: Task, goal: str) -> Any:
+    child = task.spawn(spender, goal, budget=Budget(tokens=80))
+    return await child
+
+
+async def deep(task: Task, goal: str) -> str:
+    try:
+        return f"{goal}>" + str(await task.spawn(deep, goal))
+    except (LimitReached, ChildFailed) as error:
+        return type(error).__name__
+
+
+async def keeper(task: Task, goal: str) -> str:
+    await task.remember(f"The keeper of {goal} is Ada{goal}.")
+    hits = await task.recall(goal, 2, over="memory")
+    return hits[0].text if hits else "nothing"
+
+
+async def shared_memory(task: Task, goal: str) -> Any:
+    await task.remember("The common rule is to be kind.", pinned=True)
+    children = [task.spawn(keeper, name) for name in ("harbour", "tower", "mill")]
+    seen = await task.gather(*children)
+    hits = await task.recall("keeper of the tower", 3, over="memory")
+    await task.generate(f"Use {len(hits)} hits", max_tokens=6)
+    return [seen, [hit.text for hit in hits]]
+
+
+async def side_by_side(task: Task, goal: str) -> Any:
+    child = task.spawn(keeper, goal)
+    one, two = task.generate("one side", max_tokens=5), task.generate("two side", max_tokens=7)
+    results = await task.gather(one, child, two)
+    last = await task.generate("and so?", max_tokens=8)
+    return [str(result) for result in results] + [last.text]
+
+
+async def acting(task: Task, goal: str) -> Any:
+    done = [await task.call(count_effect, idempotent=True, name=f"{goal}{n}") for n in range(3)]
+    chance = await task.random()
+    return [done, 0.0 <= chance < 1.0]
+
+
+async def stubborn(task: Task, goal: str) -> str:
+    try:
+        await task.generate("FAIL for good", max_tokens=8)
+    except ModelFailed:
+        return "gave up"
+    return "answered"
+
+
+CORPUS = {
+    agent.__name__: agent
+    for agent in (
+        fan_out,
+        nested,
+        failing,
+        cancelled,
+        racing,
+        late,
+        compacting,
+        over_budget,
+        deep,
+        shared_memory,
+        side_by_side,
+        acting,
+        stubborn,
+    )
+}
