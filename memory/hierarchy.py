@@ -123,9 +123,7 @@ class Hierarchy(msgspec.Struct):
         for kind, id, tokens in scope.pending:
             if kind == _TICK:
                 self.tick(parent, tokens)
-            elif kind == _ACCESS:
-                self.access(parent, id)
-            elif self.state(id, self.view(parent)) is not None:
+            elif kind == _ACCESS or self.state(id, self.view(parent)) is not None:
                 self.access(parent, id)
             else:
                 self._write(parent, self.memories[id])
