@@ -227,13 +227,13 @@ class RunResumed(_Value, frozen=True):
 class RunForked(_Value, frozen=True):
     """A run began as a fork of `parent` after its event `cut`. The first event of the fork's own part.
 
-    `config` holds for ops outside the prefix. With `reuse`, outcomes of the parent's whole log are taken
-    over where the request is the same.
+    `config` holds for ops outside the prefix; None keeps the parent's. With `reuse`, outcomes of the parent's
+    whole log are taken over where the request is the same.
     """
 
     parent: str
     cut: int
-    config: RunConfig
+    config: RunConfig | None = None
     edits: tuple[Edit, ...] = ()
     reuse: bool = False
 

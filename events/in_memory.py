@@ -37,7 +37,7 @@ class InMemoryStore:
 
     def acquire(self, run: str, take_over: bool = False) -> "_Lease":
         with self._lock:
-            self._need(run)
+            self.row(run)
             if run in self._holders and not take_over:
                 raise LeaseHeld(
                     f"expected run {run} to be free, found a writer; wait for it, stop it, or take it over"
@@ -66,7 +66,7 @@ class InMemoryStore:
         for blob in blobs:
             self._blobs.setdefault(blob.digest, blob.text)
 
-    def _need(self, run: str) -> RunRow:
+    def row(self, run: str) -> RunRow:
         if run not in self._rows:
             raise RunNotFound(f"expected a run, found no {run!r} in this store")
         return self._rows[run]
@@ -79,9 +79,9 @@ class InMemoryStore:
         task: str | None = None,
         kinds: Iterable[str] | None = None,
     ) -> Iterator[Record]:
-        self._need(run)
+        self.row(run)
         wanted = None if kinds is None else frozenset(kinds)
-        for segment in lineage(self._rows, run):
+        for segment in lineage(self.row, run):
             for record in list(self._records[segment.run]):
                 if record.seq <= max(after, segment.after):
                     continue
@@ -96,8 +96,8 @@ class InMemoryStore:
                 yield record
 
     def head(self, run: str) -> tuple[int, bytes]:
-        self._need(run)
-        for segment in lineage(self._rows, run)[::-1]:
+        self.row(run)
+        for segment in lineage(self.row, run)[::-1]:
             kept = self._records[segment.run]
             if segment.until is not None:
                 # Seqs are dense within a run's own part, so that the cut's place is known.
@@ -114,7 +114,7 @@ class InMemoryStore:
 
     def post(self, run: str, kind: str, text: str) -> int:
         with self._lock:
-            self._need(run)
+            self.row(run)
             row = InboxRow(len(self._inbox) + 1, run, kind, text)
             self._inbox.append(row)
             return row.id

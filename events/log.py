@@ -4,7 +4,7 @@ Owns the words of the store (`RunRow`, `Lease`, `Segment`) and the protocol `Log
 `append` returned from is on disk, whole or not at all, and never changes again.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -92,6 +92,10 @@ class LogStore(Protocol):
         """The last seq of a run's lineage and the chain digest there."""
         ...
 
+    def row(self, run: str) -> RunRow:
+        """One run, by its whole id. Raises RunNotFound."""
+        ...
+
     def runs(self) -> list[RunRow]:
         """All runs, oldest first."""
         ...
@@ -121,22 +125,22 @@ class LogStore(Protocol):
         ...
 
 
-def lineage(rows: dict[str, RunRow], run: str) -> list[Segment]:
+def lineage(row_of: Callable[[str], RunRow], run: str) -> list[Segment]:
     """The segments that make up a run's log, oldest first."""
     segments: list[Segment] = []
     until: int | None = None
     while True:
-        row = rows[run]
+        row = row_of(run)
         segments.append(Segment(run, row.cut if row.parent else 0, until))
         if not row.parent:
             return segments[::-1]
         run, until = row.parent, row.cut
 
 
-def root_of_cut(rows: dict[str, RunRow], parent: str, cut: int) -> str:
+def root_of_cut(row_of: Callable[[str], RunRow], parent: str, cut: int) -> str:
     """The ancestor whose own part holds event `cut`, so that lineages stay as short as they can."""
-    while rows[parent].parent and cut <= rows[parent].cut:
-        parent = rows[parent].parent
+    while (row := row_of(parent)).parent and cut <= row.cut:
+        parent = row.parent
     return parent
 
 

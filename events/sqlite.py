@@ -74,6 +74,7 @@ class SQLiteStore:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._numbers: dict[str, int] = {}
+        self._rows: dict[str, RunRow] = {}
         self._lock = threading.Lock()
         self._locals = threading.local()
         self._opened: list[sqlite3.Connection] = []
@@ -226,11 +227,8 @@ class SQLiteStore:
         task: str | None = None,
         kinds: Iterable[str] | None = None,
     ) -> Iterator[Record]:
-        rows = {row.run: row for row in self.runs()}
-        if run not in rows:
-            raise RunNotFound(f"expected a run, found no {run!r} in {self.path}")
         wanted = None if kinds is None else list(kinds)
-        for segment in lineage(rows, run):
+        for segment in lineage(self.row, run):
             low = max(after, segment.after)
             high = min((bound for bound in (until, segment.until) if bound is not None), default=None)
             if high is None or low < high:
@@ -259,7 +257,6 @@ class SQLiteStore:
         def act() -> tuple[int, bytes]:
             connection = self._connection()
             name = run
-            rows: dict[str, RunRow] = {}
             until = 1 << 62
             while True:
                 row = connection.execute(
@@ -268,12 +265,27 @@ class SQLiteStore:
                 ).fetchone()
                 if row is not None:
                     return row[0], row[1]
-                rows = rows or {found.run: found for found in self.runs()}
-                if not rows[name].parent:
+                owner = self.row(name)
+                if not owner.parent:
                     return 0, GENESIS
-                name, until = rows[name].parent, rows[name].cut
+                name, until = owner.parent, owner.cut
 
         return self._guard(act)
+
+    def row(self, run: str) -> RunRow:
+        known = self._rows.get(run)
+        if known is None:
+            found = self._guard(
+                lambda: (
+                    self._connection()
+                    .execute("SELECT run, created, parent, cut FROM runs WHERE run = ?", (run,))
+                    .fetchone()
+                )
+            )
+            if found is None:
+                raise RunNotFound(f"expected a run, found no {run!r} in {self.path}")
+            known = self._rows[run] = RunRow(*found)  # a row never changes
+        return known
 
     def runs(self) -> list[RunRow]:
         rows = self._guard(
@@ -322,7 +334,7 @@ class SQLiteStore:
     def snapshot(self, run: str, until: int, fold: int) -> tuple[int, bytes] | None:
         def act() -> tuple[int, bytes] | None:
             connection = self._connection()
-            for segment in lineage({row.run: row for row in self.runs()}, run)[::-1]:
+            for segment in lineage(self.row, run)[::-1]:
                 high = until if segment.until is None else min(until, segment.until)
                 row = connection.execute(
                     "SELECT s.seq, s.state FROM snapshots s JOIN events e ON e.n = s.n AND e.seq = s.seq"

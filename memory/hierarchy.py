@@ -140,10 +140,10 @@ class Hierarchy(msgspec.Struct):
         What is held leaves the queue, and enters it again, as used now, when the window lets it go.
         """
         for id in self.held:
-            if id not in ids and (memory := self.memories[id]).placed.get(TRUNK) and not memory.pinned:
-                if self.is_hot(id):
-                    memory.accessed = self.clock
-                    self.queue[id] = self.clock
+            memory = self.memories[id]
+            if id not in ids and TRUNK in memory.placed and not memory.pinned and self.is_hot(id):
+                memory.accessed = self.clock
+                self.queue[id] = self.clock
         self.held = sorted(ids & self.memories.keys())
         for id in self.held:
             self.queue.pop(id, None)

@@ -51,6 +51,7 @@ from treering.runtime.task import Task
 __all__ = ["CODE_VERSION", "Outcome", "Runner", "create_run", "fork_run", "open_log"]
 
 CODE_VERSION = "0.1.0"
+_MOST_DERIVED = 1000
 _FATAL = (Divergence, OutcomeUnknown, ReplayEnded, StoreError)
 StreamFor = Callable[[str], StreamText | None]
 
@@ -76,7 +77,7 @@ def open_log(
         evolve(state, stored.header, stored.event)
         journal.add(stored.header, stored.event)
         if isinstance(stored.event, RunStarted | RunResumed | RunForked):
-            configs.append((stored.header.seq, stored.event.config))
+            configs.append((stored.header.seq, state.config))
         head = record.digest
     return state, journal, head, configs
 
@@ -117,9 +118,9 @@ def fork_run(
     last, _ = store.head(parent)
     if not 1 <= cut <= last:
         raise UsageError(f"expected an event from 1 to {last} to fork at, found {cut}")
-    for record in store.read(parent, after=cut):
+    for record in store.read(parent, after=cut, until=cut + _MOST_DERIVED):
         # What an event causes shares its transaction, and stays with it in a fork.
-        if edits or not isinstance(decode(record).event, DERIVED + (Refused,)):
+        if edits or not isinstance(decode(record).event, (*DERIVED, Refused)):
             break
         cut = record.seq
     found: list[Edit] = []
@@ -130,14 +131,7 @@ def fork_run(
             raise UsageError(f"expected event {seq} to be the outcome of a model call (ModelReplied), found {kind}")
         found.append(Edit(seq, stored[0].header.task, stored[0].header.op, text))
     at_cut = next(iter(store.read(parent, after=cut - 1, until=cut)))
-    if config is None:
-        for record in store.read(parent, until=cut, kinds=("RunStarted", "RunResumed", "RunForked")):
-            event = decode(record).event
-            assert isinstance(event, RunStarted | RunResumed | RunForked)
-            config = event.config
-    assert config is not None
-    rows = {row.run: row for row in store.runs()}
-    owner = root_of_cut(rows, parent, cut)
+    owner = root_of_cut(store.row, parent, cut)
     run = new_run_id(seams)
     event = RunForked(parent, cut, config, tuple(found), bool(edits) if reuse is None else reuse)
     record = _first_record(run, cut + 1, event, at_cut.digest, seams)
@@ -242,7 +236,7 @@ class Runner:
 
     def _forked(self) -> RunForked | None:
         """How this run was forked, if it was (not how its ancestors were)."""
-        row = next(row for row in self.store.runs() if row.run == self.run)
+        row = self.store.row(self.run)
         if not row.parent:
             return None
         event = decode(next(iter(self.store.read(self.run, after=row.cut, until=row.cut + 1)))).event

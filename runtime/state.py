@@ -212,7 +212,8 @@ def _run_resumed(state: RunState, header: Header, event: RunResumed) -> None:
 
 
 def _run_forked(state: RunState, header: Header, event: RunForked) -> None:
-    state.config = event.config
+    if event.config is not None:
+        state.config = event.config
     state.epoch = 1
     _release_calls(state)
 

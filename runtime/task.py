@@ -533,9 +533,7 @@ class Task:
         if isinstance(outcome, ModelReplied):
             assert isinstance(record.called, ModelCalled)
             return self._arrive(call, record.called, outcome)
-        taken = (
-            ModelReplied(failure=Failure("window", call.too_small)) if call.too_small else self._take_over(call)
-        )
+        taken = ModelReplied(failure=Failure("window", call.too_small)) if call.too_small else self._take_over(call)
         if taken is None:
             self._need_live(call.number, "generate")
             async with self._runner.slots.hold(depth_of(self.path)):

@@ -84,7 +84,8 @@ async def late(task: Task, goal: str) -> str:
 async def compacting(task: Task, goal: str) -> str:
     said = ""
     for step in range(8):
-        said = (await task.generate(f"Step {step} of Project{step} with number {step * 7} " + "word " * 12, max_tokens=16)).text
+        prompt = f"Step {step} of Project{step} with number {step * 7} " + "word " * 12
+        said = (await task.generate(prompt, max_tokens=16)).text
     return said
 
 

@@ -14,7 +14,7 @@ from laws import equal_view, fresh, run_once, script
 from treering.events.codec import decode, verify_chain
 from treering.events.errors import TreeringError
 from treering.runtime.runner import Runner, fork_run, open_log
-from treering.runtime.state import load_state, new_state, save_state, evolve
+from treering.runtime.state import evolve, load_state, new_state, save_state
 from treering.runtime.testing import ScriptedEngine
 
 
@@ -61,7 +61,8 @@ async def test_a_crash_at_every_event_is_resumed_to_an_equal_run(name, anyio_bac
         with contextlib.suppress(TreeringError, BaseExceptionGroup, Exception):
             await run_once(store, run, CORPUS, ScriptedEngine(script), last)
         recorded = [
-            decode(record).event.request for record in store.read(run, kinds=["ModelReplied", "ModelCalled"])
+            decode(record).event.request
+            for record in store.read(run, kinds=["ModelReplied", "ModelCalled"])
             if decode(record).header.kind == "ModelCalled"
         ]
         engine = ScriptedEngine(script)
@@ -96,7 +97,8 @@ async def test_an_edit_under_reuse_ends_equal_to_a_fresh_fork_with_fewer_calls(n
     store, run = fresh(name)
     await run_once(store, run, CORPUS, ScriptedEngine(script))
     replies = [
-        decode(record).header.seq for record in store.read(run, kinds=["ModelReplied"])
+        decode(record).header.seq
+        for record in store.read(run, kinds=["ModelReplied"])
         if "~" not in decode(record).header.task
     ]
     for seq in replies:

@@ -1,0 +1,1 @@
+"""The engines: models that answer, each behind the same protocol."""

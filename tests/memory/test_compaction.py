@@ -1,0 +1,48 @@
+"""What leaves a window, and what a summary lost."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from treering.events.catalogue import Entry
+from treering.memory.compaction import choose_span, extract, measure_loss, salient_terms
+from treering.memory.windows import WindowEntry
+
+
+def _entry(op: int, index: int, tokens: int, pinned: bool = False) -> WindowEntry:
+    return WindowEntry(op, index, Entry("user", (f"{op}.{index}",), tokens, pinned))
+
+
+def test_the_oldest_exchanges_leave_whole_and_pins_stay():
+    """An answer is never parted from its question; what is pinned stays verbatim."""
+    entries = [_entry(1, 0, 10, pinned=True), _entry(1, 1, 10), _entry(1, 2, 10), _entry(2, 0, 10), _entry(2, 1, 10)]
+    span = choose_span(entries, 30)
+    assert span is not None
+    assert [(item.op, item.index) for item in span.entries] == [(1, 1), (1, 2)]
+    assert span.tokens == 20
+
+
+def test_nothing_leaves_where_all_is_pinned():
+    """A window of pins cannot be compacted."""
+    assert choose_span([_entry(1, 0, 10, pinned=True)], 0) is None
+
+
+def test_the_loss_names_what_is_missing():
+    """Names, numbers and code that the summary lacks, in the order of the span."""
+    loss = measure_loss("Captain Varga sold 17 boats to Ines by parse_args().", "Varga sold boats.")
+    assert "17" in loss.missing
+    assert "Ines" in loss.missing
+    assert "Varga" not in loss.missing
+    assert 0 < loss.score < 1
+
+
+def test_a_text_loses_nothing_against_itself():
+    """The score of a verbatim copy is zero."""
+    text = "The harbour of Split, 1931: see `rudder` and load_cargo."
+    assert measure_loss(text, text).score == 0.0
+    assert salient_terms(text)
+
+
+@given(st.text(max_size=400), st.integers(min_value=1, max_value=200))
+def test_an_extract_is_never_longer_than_asked(text, room):
+    """Whatever the text, the extract fits."""
+    assert len(extract(text, room)) <= room
