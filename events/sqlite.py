@@ -68,11 +68,13 @@ CREATE TRIGGER runs_fixed BEFORE UPDATE ON runs
 class SQLiteStore:
     """A LogStore in the file `path`, made with its folder if it is not there.
 
+    `busy_timeout_s` is how long to wait for another process in the middle of a transaction.
     Raises StoreError if the file is no log, is damaged, or was written by a newer version.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], busy_timeout_s: float = _BUSY_TIMEOUT_S) -> None:
         self.path = Path(path)
+        self._busy_timeout_s = busy_timeout_s
         self._numbers: dict[str, int] = {}
         self._rows: dict[str, RunRow] = {}
         self._lock = threading.Lock()
@@ -91,11 +93,13 @@ class SQLiteStore:
         # One connection a thread: the writer thread never waits for a reader's cursor.
         found: sqlite3.Connection | None = getattr(self._locals, "connection", None)
         if found is None:
-            found = sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+            found = sqlite3.connect(
+                self.path, timeout=self._busy_timeout_s, isolation_level=None, check_same_thread=False
+            )
             self._locals.connection = found
             with self._lock:
                 self._opened.append(found)
-            found.execute(f"PRAGMA busy_timeout = {int(_BUSY_TIMEOUT_S * 1000)}")
+            found.execute(f"PRAGMA busy_timeout = {int(self._busy_timeout_s * 1000)}")
             found.execute("PRAGMA page_size = 8192")
             found.execute("PRAGMA journal_mode = WAL")
             found.execute("PRAGMA synchronous = FULL")
@@ -144,7 +148,9 @@ class SQLiteStore:
         if "full" in text or "disk I/O" in text:
             return f"the disk took no more at {self.path} ({text}); free some space and resume, nothing is lost"
         if "locked" in text or "busy" in text:
-            return f"another process kept {self.path} locked for {_BUSY_TIMEOUT_S:.0f} s; try again when it is done"
+            return (
+                f"another process kept {self.path} locked for {self._busy_timeout_s:g} s; try again when it is done"
+            )
         if "malformed" in text or "not a database" in text or "corrupt" in text:
             return f"expected a treering log at {self.path}, found a damaged file or none of ours ({text})"
         if "readonly" in text or "unable to open" in text:

@@ -34,7 +34,6 @@ _ABBREVIATION = re.compile(
 )
 _MAX_CLUSTER_CHARS = 64
 _MAX_DEPTH = 12
-_BALANCE = 1.1
 
 
 class Passage(msgspec.Struct, frozen=True):
@@ -116,20 +115,21 @@ def _sections(text: str, blocks: list[Block], max_tokens: int) -> Iterator[tuple
 def _pack(text: str, headings: list[Block], body: list[Block], max_tokens: int) -> Iterator[tuple[int, int]]:
     """Join pieces up to the size, evenly over the section, and break those that do not fit."""
     pieces = [_piece(text, (block,)) for block in headings] + _groups(text, tuple(body), 0)
-    total = estimate_tokens(text[pieces[0].start : pieces[-1].end]) if pieces else 0
-    even = max_tokens
-    if total > max_tokens:
-        even = min(max_tokens, ceil(total / ceil(total / max_tokens) * _BALANCE))
+    left = estimate_tokens(text[pieces[0].start : pieces[-1].end]) if pieces else 0
+    share = left / ceil(left / max_tokens) if left else 0.0
     waiting = pieces[::-1]
     start = end = tokens = 0
     only_headings = False
     while waiting:
         piece = waiting.pop()
-        joint = tokens + estimate_tokens(text[end : piece.start]) + piece.tokens if tokens else piece.tokens
-        if joint <= (max_tokens if only_headings or not tokens else even):
+        gap = estimate_tokens(text[end : piece.start]) if tokens else 0
+        joint = tokens + gap + piece.tokens
+        has_share = not only_headings and tokens >= share and left >= share / 2
+        if joint <= max_tokens and not has_share:
             only_headings = piece.kind == "heading" and (only_headings or not tokens)
             start = start if tokens else piece.start
             end, tokens = piece.end, joint
+            left -= gap + piece.tokens
         elif (piece.tokens > max_tokens or only_headings) and (parts := _parts(text, piece, max_tokens)):
             waiting.extend(reversed(parts))
         elif tokens:
@@ -138,6 +138,7 @@ def _pack(text: str, headings: list[Block], body: list[Block], max_tokens: int) 
             waiting.append(piece)
         else:
             yield piece.start, piece.end
+            left -= piece.tokens
     if tokens:
         yield start, end
 

@@ -58,6 +58,7 @@ __all__ = [
     "new_state",
     "parent_path",
     "save_state",
+    "scope_of",
 ]
 
 FOLD_VERSION = 1

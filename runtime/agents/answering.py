@@ -11,7 +11,16 @@ import msgspec
 
 from treering.memory.lexical import query_terms, terms
 
-__all__ = ["Candidate", "answers_nothing", "coverage", "pick_sentences", "question_prompt", "rank", "support"]
+__all__ = [
+    "SYSTEM",
+    "Candidate",
+    "answers_nothing",
+    "coverage",
+    "pick_sentences",
+    "question_prompt",
+    "rank",
+    "support",
+]
 
 SYSTEM = "You answer questions from a text. Answer in one short sentence, with words from the text."
 _NOTHING = re.compile(

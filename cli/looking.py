@@ -1,0 +1,179 @@
+"""The commands that look: runs, show, events, verify. They change nothing and need no model."""
+
+import time
+from contextlib import closing
+from typing import Any
+
+import click
+import msgspec
+
+from treering.cli.opening import json_option, open_store, store_option
+from treering.cli.printing import describe, event_object, one_line, print_json, print_tree
+from treering.events.catalogue import EVENT_TYPES
+from treering.events.codec import decode
+from treering.events.errors import UsageError
+from treering.events.log import LogStore, find_run
+from treering.replays.showing import prompt_of, state_at
+from treering.replays.verifying import verify as verify_run
+from treering.runtime.state import RunState
+
+__all__ = ["events", "runs", "show", "verify"]
+
+
+@click.command()
+@store_option
+@json_option
+def runs(store: str | None, as_json: bool) -> None:
+    """All runs, oldest first."""
+    with closing(open_store(store)) as opened:
+        for row in opened.runs():
+            state = state_at(opened, row.run)
+            goal = state.tasks[state.roots[-1]].goal if state.roots else ""
+            if as_json:
+                print_json(
+                    {
+                        "run": row.run,
+                        "status": state.status,
+                        "goal": goal,
+                        "events": state.seq,
+                        "created": row.created,
+                        "parent": row.parent,
+                        "cut": row.cut,
+                    }
+                )
+            else:
+                origin = f"  fork of {row.parent} at {row.cut}" if row.parent else ""
+                click.echo(f"{row.run}  {state.status:<9}  {state.seq:>6} events  {one_line(goal, 50)}{origin}")
+
+
+@click.command()
+@click.argument("name", metavar="RUN")
+@click.option("--at", type=click.IntRange(min=1), default=None, help="After this event; default: the last.")
+@click.option("--call", type=click.IntRange(min=1), default=None, help="What the model call of this event saw.")
+@store_option
+@json_option
+def show(name: str, at: int | None, call: int | None, store: str | None, as_json: bool) -> None:
+    """The tree, memory and costs of a run at any event; or the exact prompt of a model call."""
+    with closing(open_store(store)) as opened:
+        run = find_run(opened, name).run
+        if call is not None:
+            _show_call(opened, run, call, as_json)
+            return
+        state = state_at(opened, run, at)
+        found = _state_object(run, state)
+        if as_json:
+            print_json(found)
+            return
+        click.echo(f"run {run} at event {state.seq}: {state.status}, agent {state.config.agent}")
+        print_tree(state)
+        click.echo(
+            f"memory: {found['memories']['hot']} hot, {found['memories']['cold']} cold; {len(state.sources)} sources"
+        )
+        tokens = found["tokens"]
+        click.echo(
+            f"costs: {tokens['prompt']} prompt tokens ({tokens['cached']} cached), {tokens['generated']} generated, "
+            f"{found['seconds']:.1f} s, {found['reused']} replies reused"
+        )
+        if found["answer"] is not None:
+            click.echo(f"answer: {found['answer']}")
+
+
+def _state_object(run: str, state: RunState) -> dict[str, Any]:
+    result = state.tasks[state.roots[-1]].result if state.roots else ""
+    answer = msgspec.json.decode(result) if result else None
+    cited = answer.get("citations", []) if isinstance(answer, dict) else []
+    hot = sum(state.memory.is_hot(id) for id in state.memory.memories)
+    totals = state.totals
+    return {
+        "run": run,
+        "status": state.status,
+        "answer": answer["answer"] if isinstance(answer, dict) and "answer" in answer else answer,
+        "citations": cited,
+        "events": state.seq,
+        "tasks": [
+            {
+                "path": task.path,
+                "agent": task.agent,
+                "goal": task.goal,
+                "status": task.status,
+                "failure": task.failure,
+                "prompt": task.prompt_tokens,
+                "generated": task.generated_tokens,
+                "window": 0 if task.window is None else task.window.tokens,
+            }
+            for task in state.tasks.values()
+        ],
+        "sources": [source.name for source in state.sources.values()],
+        "memories": {"hot": hot, "cold": len(state.memory.memories) - hot},
+        "tokens": {"prompt": totals.prompt, "cached": totals.cached, "generated": totals.generated},
+        "seconds": round(totals.seconds, 3),
+        "reused": totals.reused,
+    }
+
+
+def _show_call(store: LogStore, run: str, seq: int, as_json: bool) -> None:
+    prompt = prompt_of(store, run, seq)
+    if as_json:
+        print_json(prompt)
+        return
+    click.echo(
+        f"call {prompt.seq}, task {prompt.task} op {prompt.op}: {prompt.tokens} tokens, at most {prompt.max_tokens} more"
+    )
+    for message in prompt.messages:
+        click.echo(f"--- {message.role}\n{message.text}")
+    if prompt.continuation is not None:
+        click.echo(f"--- scored\n{prompt.continuation}")
+    elif prompt.reply is not None:
+        click.echo(f"--- reply (event {prompt.reply_seq})\n{prompt.reply}")
+
+
+@click.command()
+@click.argument("name", metavar="RUN")
+@click.option("--task", default=None, help="Only of this task, such as 1.2.")
+@click.option("--kind", "kinds", multiple=True, help="Only of this kind. May repeat.")
+@click.option("--follow", is_flag=True, help="Go on as events come.")
+@store_option
+@json_option
+def events(
+    name: str, task: str | None, kinds: tuple[str, ...], follow: bool, store: str | None, as_json: bool
+) -> None:
+    """The events of a run in order, one a line."""
+    unknown = [kind for kind in kinds if kind not in EVENT_TYPES]
+    if unknown:
+        raise UsageError(f"expected a kind of event ({', '.join(EVENT_TYPES)}), found {unknown[0]!r}")
+    with closing(open_store(store)) as opened:
+        run = find_run(opened, name).run
+        after = 0
+        while True:
+            until, _ = opened.head(run)
+            for record in opened.read(run, after=after, until=until, task=task, kinds=kinds or None):
+                stored = decode(record)
+                header = stored.header
+                if as_json:
+                    print_json(event_object(header, stored.event))
+                else:
+                    op = str(header.op or "")
+                    click.echo(
+                        f"{header.seq:>5} {header.task or '-':<8} {op:>3}  {header.kind:<15} {describe(stored.event)}"
+                    )
+            after = until
+            if not follow:
+                return
+            time.sleep(0.3)
+
+
+@click.command()
+@click.argument("name", metavar="RUN")
+@store_option
+@json_option
+def verify(name: str, store: str | None, as_json: bool) -> None:
+    """Check that a run's log is what was written and follows from itself."""
+    with closing(open_store(store)) as opened:
+        found = verify_run(opened, find_run(opened, name).run)
+    if as_json:
+        print_json({"status": "ok", **msgspec.to_builtins(found)})
+        return
+    click.echo(
+        f"ok: run {found.run}, {found.events} events in {found.segments} segments, {found.derived} derived events "
+        f"computed again, {found.sources} sources; digest {found.digest[:16]}"
+    )

@@ -1,0 +1,151 @@
+"""Printing: results for people and for programs.
+
+Owns the words in which runs, events and outcomes are shown. Results go to stdout; it never writes to a log.
+"""
+
+import sys
+from typing import Any
+
+import click
+import msgspec
+
+from treering.events.catalogue import Event, Header
+from treering.events.codec import to_json
+from treering.runtime.runner import Outcome
+from treering.runtime.state import RunState
+
+__all__ = [
+    "describe",
+    "event_object",
+    "is_terminal",
+    "note",
+    "one_line",
+    "print_json",
+    "print_result",
+    "print_tree",
+    "result_object",
+]
+
+_SHOWN_TASKS = 60
+
+
+def note(text: str) -> None:
+    """One line on stderr."""
+    click.echo(text, err=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on stdout, in one line."""
+    click.echo(to_json(value).decode())
+
+
+def one_line(text: str, width: int = 90) -> str:
+    """`text` without line ends, cut to `width`."""
+    flat = " ".join(text.split())
+    return flat if len(flat) <= width else flat[: width - 1] + "…"
+
+
+def result_object(run: str, state: RunState, outcome: Outcome | None) -> dict[str, Any]:
+    """A run and how its last question ended, with keys that stay."""
+    result = outcome.result if outcome is not None else None
+    said = result if isinstance(result, dict) and "answer" in result else None
+    totals = state.totals
+    return {
+        "run": run,
+        "status": outcome.status if outcome is not None else state.status,
+        "answer": said["answer"] if said is not None else result,
+        "found": said.get("found") if said is not None else None,
+        "citations": list(said.get("citations", ())) if said is not None else [],
+        "error": outcome.error if outcome is not None else "",
+        "events": state.seq,
+        "tasks": len(state.tasks),
+        "tokens": {"prompt": totals.prompt, "cached": totals.cached, "generated": totals.generated},
+        "seconds": round(totals.seconds, 3),
+        "reused": totals.reused,
+    }
+
+
+def print_result(found: dict[str, Any]) -> None:
+    """An answer, its citations and what it cost."""
+    answer = found["answer"]
+    if found["status"] != "finished":
+        note(f"{found['status']}: {found['error'] or 'no answer'}")
+    elif isinstance(answer, str):
+        click.echo(answer)
+    else:
+        click.echo(to_json(answer).decode())
+    for number, cited in enumerate(found["citations"], start=1):
+        place = f"{cited['source']}[{cited['start']}:{cited['end']}]"
+        click.echo(f"  [{number}] {place}  {one_line(cited['text'])}")
+    tokens = found["tokens"]
+    note(
+        f"run {found['run']}: {found['events']} events, {found['tasks']} tasks, {tokens['prompt']} prompt tokens "
+        f"({tokens['cached']} cached), {tokens['generated']} generated, {found['seconds']:.1f} s in the model"
+    )
+
+
+def print_tree(state: RunState) -> None:
+    """The tasks of a run, one a line, children under their parents."""
+    from treering.runtime.state import parent_path
+
+    shown = 0
+    children: dict[str, list[str]] = {}
+    for path in state.tasks:
+        children.setdefault(parent_path(path), []).append(path)
+
+    waiting = [(path, "") for path in reversed(children.get("", []))]
+    while waiting:
+        path, indent = waiting.pop()
+        if shown == _SHOWN_TASKS:
+            click.echo(f"… and {len(state.tasks) - shown} more")
+            return
+        shown += 1
+        task = state.tasks[path]
+        why = f": {one_line(task.failure, 60)}" if task.failure else ""
+        tokens = f"  {task.prompt_tokens}+{task.generated_tokens} tokens" if task.prompt_tokens else ""
+        click.echo(f"{indent}{path} {task.agent}  {task.status}{why}{tokens}  {one_line(task.goal, 60)}")
+        waiting += [(child, indent + "  ") for child in reversed(children.get(path, []))]
+
+
+def event_object(header: Header, event: Event | None) -> dict[str, Any]:
+    """One event, with keys that stay. `body` is null where it was destroyed."""
+    body = None if event is None else msgspec.Raw(to_json(event))
+    return {
+        "seq": header.seq,
+        "task": header.task,
+        "op": header.op,
+        "kind": header.kind,
+        "at": header.at,
+        "body": body,
+    }
+
+
+_FIELDS = (
+    *("agent", "goal", "name", "path", "child", "query", "text", "result", "reason", "what", "id", "summary"),
+    *("failure", "tool", "prompt_tokens", "max_tokens", "parent", "cut", "epoch", "finish", "value", "kind"),
+)
+
+
+def describe(event: Event | None) -> str:
+    """What an event says, in a few words."""
+    if event is None:
+        return "(its body was destroyed)"
+    body = msgspec.json.decode(to_json(event))
+    body.update(body.pop("config", None) or {})
+    if "hits" in body:
+        body["hits"] = len(body["hits"])
+        return f"{body['hits']} hits for {one_line(body['query'], 60)!r}"
+    shown = []
+    for name in _FIELDS:
+        if body.get(name) not in (None, "", 0):
+            value = body[name]
+            text = value if isinstance(value, str) else to_json(value).decode()
+            shown.append(
+                f"{name}={one_line(text, 60)!r}" if isinstance(value, str) else f"{name}={one_line(text, 60)}"
+            )
+    return " ".join(shown)
+
+
+def is_terminal() -> bool:
+    """Whether people watch stderr."""
+    return sys.stderr.isatty()

@@ -1,0 +1,94 @@
+"""Show: what a run was at any of its events, and what a model call really saw.
+
+Owns the state at an event and the exact prompt of a call. It reads, and asks no model.
+"""
+
+import msgspec
+
+from treering.events.catalogue import MemoryRef, ModelCalled, ModelReplied, Ref, SourceSpan
+from treering.events.codec import decode
+from treering.events.errors import StoreError, UsageError
+from treering.events.log import LogStore
+from treering.memory.windows import render
+from treering.runtime.engine import Message
+from treering.runtime.runner import open_log
+from treering.runtime.state import RunState
+
+__all__ = ["Prompt", "prompt_of", "state_at"]
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    """The messages of one model call and, if there is one, the reply. `seq` is that of the call."""
+
+    seq: int
+    task: str
+    op: int
+    tokens: int
+    max_tokens: int
+    messages: tuple[Message, ...]
+    continuation: str | None = None
+    reply: str | None = None
+    reply_seq: int = 0
+
+
+def state_at(store: LogStore, run: str, at: int | None = None) -> RunState:
+    """The folded state after event `at`, or after the last. Raises UsageError for an event that is not there."""
+    last, _ = store.head(run)
+    if at is not None and not 1 <= at <= last:
+        raise UsageError(f"expected an event from 1 to {last}, found {at}")
+    return open_log(store, run, until=at)[0]
+
+
+def prompt_of(store: LogStore, run: str, seq: int) -> Prompt:
+    """The prompt of the model call that event `seq` is the call or the reply of."""
+    last, _ = store.head(run)
+    if not 1 <= seq <= last:
+        raise UsageError(f"expected an event from 1 to {last}, found {seq}")
+    header = decode(next(iter(store.read(run, after=seq - 1, until=seq)))).header
+    if header.kind not in ("ModelCalled", "ModelReplied"):
+        raise UsageError(f"expected event {seq} to be a model call (ModelCalled, ModelReplied), found {header.kind}")
+    called: ModelCalled | None = None
+    reply: ModelReplied | None = None
+    call_seq = reply_seq = 0
+    for record in store.read(run, task=header.task, kinds=("ModelCalled", "ModelReplied")):
+        stored = decode(record)
+        if stored.header.op != header.op:
+            continue
+        if isinstance(stored.event, ModelCalled) and (
+            stored.seq <= seq or (header.kind == "ModelCalled" and not called)
+        ):
+            called, call_seq = stored.event, stored.seq
+        elif isinstance(stored.event, ModelReplied):
+            reply, reply_seq = stored.event, stored.seq
+    if called is None:
+        raise UsageError(f"expected the call that event {seq} answers, found none: its body was destroyed")
+    state = state_at(store, run, call_seq - 1)
+    window = state.tasks[header.task].window
+
+    def text_of(ref: Ref) -> str:
+        return _text(store, state, ref)
+
+    entries = [item.entry for item in window.entries] if window is not None else []
+    messages = tuple(Message(entry.role, render(entry.parts, text_of)) for entry in (*entries, *called.entries))
+    return Prompt(
+        call_seq,
+        header.task,
+        header.op,
+        called.prompt_tokens,
+        called.max_tokens,
+        messages,
+        called.continuation,
+        None if reply is None else reply.text or (reply.failure.message if reply.failure else ""),
+        reply_seq,
+    )
+
+
+def _text(store: LogStore, state: RunState, ref: Ref) -> str:
+    match ref:
+        case SourceSpan(source=source, start=start, end=end):
+            text = store.blob(source)
+            if text is None:
+                raise StoreError(f"expected the text of a source as blob {source}, found none: it was destroyed")
+            return text[start:end]
+        case MemoryRef(id=id):
+            return state.memory.memories[id].text
