@@ -45,7 +45,7 @@ from treering.runtime.registry import AgentFunction, Agents
 from treering.runtime.seams import InlineWriter, Seams, ThreadWriter, World, Writer, new_run_id
 from treering.runtime.sequencer import Observer, Sequencer
 from treering.runtime.slots import Slots
-from treering.runtime.state import RunState, evolve, new_state
+from treering.runtime.state import RunState, evolve, new_state, parent_path
 from treering.runtime.task import Task
 
 __all__ = ["CODE_VERSION", "Outcome", "Runner", "create_run", "fork_run", "open_log"]
@@ -142,9 +142,10 @@ def fork_run(
 class _Running:
     """One task that is running, or has ended, in this process."""
 
-    __slots__ = ("done", "ended", "scope")
+    __slots__ = ("children", "done", "ended", "scope")
 
     def __init__(self) -> None:
+        self.children: list[str] = []
         self.done: anyio.Event | None = None
         self.ended: Ended | Refused | None = None
         self.scope: anyio.CancelScope | None = None
@@ -338,6 +339,9 @@ class Runner:
     ) -> None:
         """Begin a task as a coroutine, unless the log says how it ended."""
         running = self._running[path] = _Running()
+        above = self._running.get(parent_path(path))
+        if above is not None:
+            above.children.append(path)
         ended = self.journal.ended(path)
         if refused is not None:
             running.ended = refused
@@ -413,12 +417,8 @@ class Runner:
             running.done.set()
 
     def _children_running(self, path: str) -> list[str]:
-        prefix = path + "."
-        return [
-            other
-            for other, running in self._running.items()
-            if running.ended is None and other.startswith(prefix) and "." not in other[len(prefix) :]
-        ]
+        running = self._running[path]
+        return [child for child in running.children if self._running[child].ended is None]
 
     def cancel_tree(self, path: str, reason: str) -> bool:
         """End a task and all below it, deepest first; whether it was running. Recorded in one transaction."""

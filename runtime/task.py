@@ -181,7 +181,7 @@ class Task:
         self._op += 1
         return self._op
 
-    def _take(self, number: int, request: str, asked: str) -> OpRecord:
+    def _take(self, number: int, request: str, asked: str | bytes) -> OpRecord:
         """What is recorded of an op. Raises Divergence where that was another request."""
         record = self._runner.journal.take(self.path, number)
         if record is None:
@@ -191,7 +191,9 @@ class Task:
             raise self._divergence(number, record, asked)
         return record
 
-    def _divergence(self, number: int, record: OpRecord, asked: str) -> Divergence:
+    def _divergence(self, number: int, record: OpRecord, asked: str | bytes) -> Divergence:
+        if isinstance(asked, bytes):
+            asked = json.dumps(json.loads(asked), indent=1, sort_keys=True)
         before = json.dumps(json.loads(to_json(record.called or record.outcome)), indent=1, sort_keys=True)
         diff = "\n".join(
             difflib.unified_diff(before.splitlines(), asked.splitlines(), "recorded", "asked", lineterm="", n=1)
@@ -350,9 +352,7 @@ class Task:
         window = window_tokens or 0
         request = spawn_digest(name, goal, encoded, key, budget, window)
         self._spawned += 1
-        record = self._take(
-            number, request, json.dumps({"agent": name, "goal": goal, **json.loads(encoded)}, indent=1)
-        )
+        record = self._take(number, request, encoded)
         if isinstance(record.outcome, TaskSpawned):
             path = record.outcome.path
         else:
