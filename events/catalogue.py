@@ -54,8 +54,9 @@ __all__ = [
 ]
 
 
-class _Value(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Base of all that is stored: immutable, and short in JSON because defaults are left out."""
+class _Value(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Base of all that is stored: immutable (so it is in no cycle, and needs no garbage collector), and short in
+    JSON because defaults are left out."""
 
 
 class Header(_Value, frozen=True):

@@ -44,7 +44,7 @@ _UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """(kind, version) -> a pure step that lifts a decoded body of that version by one."""
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One event as a store keeps it. `body` and `salt` are None where the body was destroyed."""
 
     seq: int
@@ -54,7 +54,7 @@ class Record(msgspec.Struct, frozen=True):
     digest: bytes
 
 
-class Stored(msgspec.Struct, frozen=True):
+class Stored(msgspec.Struct, frozen=True, gc=False):
     """One event as a reader meets it. `event` is None where the body was destroyed."""
 
     header: Header

@@ -22,7 +22,7 @@ SUMMARY_INDEX = -1
 """The index of a summary among its op's entries: it stands before what the op itself brings."""
 
 
-class WindowEntry(msgspec.Struct, frozen=True, order=True, array_like=True):
+class WindowEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One entry: the `index`th that op `op` brought. `parts` are its text or where it stands in the log."""
 
     op: int
