@@ -7,13 +7,13 @@ finish reason is a failure, whatever text came before.
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from hashlib import blake2b
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import anyio
@@ -36,7 +36,10 @@ _MESSAGE_TOKENS = 8
 _OVERHEAD_TOKENS = 8
 _MARGIN = 1.25
 _MAX_BODY_BYTES = 64 * 1024
+_MAX_REPLY_BYTES = 8 * 2**20
+_CONNECT_TIMEOUT_S = 10.0
 _COUNT_TIMEOUT_S = 5.0
+_LAST_BYTES_S = 0.2
 
 
 class _Key:
@@ -81,7 +84,7 @@ class OpenAIEngine:
     ) -> None:
         self._model = model
         self._url = base_url.rstrip("/")
-        self._shown = _without_credentials(self._url)
+        self._shown = _checked_url(self._url)
         key = api_key or os.environ.get("OPENAI_API_KEY") or os.environ.get("TREERING_API_KEY") or ""
         self._key = _Key(_checked_key(key.strip()))
         self._asked_context = context_tokens
@@ -94,12 +97,11 @@ class OpenAIEngine:
         if requests_per_minute is not None:
             self._bucket = TokenBucket(requests_per_minute, max(1.0, requests_per_minute / 60.0), clock)
         self._prices = prices or Prices()
-        self._message_tokens = _MESSAGE_TOKENS
         self._now_s = now_s
         self._client: httpx.AsyncClient | None = None
         self._open: set[anyio.CancelScope] = set()
         self._closed = False
-        self._exact: Callable[[str], int] | None = None
+        self._exact: Callable[[str], int | None] | None = None
         if tokenizer is not None:
             self._exact = _folder_counter(Path(tokenizer))
         elif tokenize:
@@ -115,9 +117,7 @@ class OpenAIEngine:
         return EngineInfo("openai", name, address, "remote", self._context_tokens, _OVERHEAD_TOKENS)
 
     def count(self, message: Message) -> int:
-        if self._exact is not None:
-            return self._exact(message.text) + self._message_tokens
-        return ceil(_MARGIN * estimate_tokens(message.text)) + self._message_tokens
+        return self._count_text(message.text) + _MESSAGE_TOKENS
 
     async def connect(self) -> EngineInfo:
         """Ask the server how large the model's context is, where it says so (llama.cpp, vLLM), and use it.
@@ -125,10 +125,11 @@ class OpenAIEngine:
         A size given to the engine is kept if it is smaller. Raises as `generate` does if the server cannot be
         reached or refuses the key.
         """
-        with self._failures():
+        with self._failures() as scope:
+            scope.deadline = anyio.current_time() + self._idle_timeout_s
             for address in (f"{self._url.removesuffix('/v1')}/props", f"{self._url}/models"):
-                async with self._stream("GET", address) as response:
-                    body = await _read(response)
+                async with self._connected().stream("GET", address) as response:
+                    body = await _read(response, _MAX_BODY_BYTES)
                     if response.status_code in (401, 403) or response.status_code >= 500:
                         raise self._refusal(response, body)
                     found = context_size(_json(body), self._model) if response.status_code == 200 else None
@@ -141,44 +142,169 @@ class OpenAIEngine:
         """One attempt. See Engine; also raises EngineError once the engine is closed."""
         if self._slots is None:
             self._slots = anyio.Semaphore(self._max_concurrent)
-        with self._failures():
+        collector = Collector(request.stop, on_text)
+        with self._failures() as scope:
             async with self._slots:
                 await self._wait_for_rate()
-                collector = Collector(request.stop, on_text)
+                scope.deadline = anyio.current_time() + self._timeout_s
                 await self._collect(request, collector)
-                return collector.reply(
-                    self._prices,
-                    lambda: sum(map(self.count, request.messages)) + _OVERHEAD_TOKENS,
-                    lambda text: self.count(Message("assistant", text)) - self._message_tokens,
-                )
+        return collector.reply(self._prices, lambda: self._count_prompt(request), self._count_text)
 
     async def aclose(self) -> None:
         self._closed = True
         for scope in list(self._open):
             scope.cancel()
         if self._client is not None:
-            with anyio.CancelScope(shield=True):
-                await self._client.aclose()
+            await self._client.aclose()
 
     async def _collect(self, request: Request, collector: Collector) -> None:
         import httpx
 
         body = chat_body(self._model, request)
-        async with self._stream("POST", f"{self._url}/chat/completions", body) as response:
+        async with self._connected().stream("POST", f"{self._url}/chat/completions", json=body) as response:
             if response.status_code != 200:
-                raise self._refusal(response, await _read(response))
+                raise self._refusal(response, await _read(response, _MAX_BODY_BYTES))
             if "json" in response.headers.get("content-type", ""):  # a server that does not stream
-                collector.take(await _read(response, self._prices is not None))
+                collector.take(await _read(response, _MAX_REPLY_BYTES))
                 return
             events = Events()
+            chunks = response.aiter_bytes()
             try:
-                async for chunk in response.aiter_bytes():
+                async for chunk in chunks:
                     for payload in events.feed(chunk):
                         collector.take(payload)
                     if collector.finished:
+                        with anyio.move_on_after(_LAST_BYTES_S):  # read to the end, the connection is used again
+                            await anext(chunks, None)
                         return
                 for payload in events.close():
                     collector.take(payload)
             except httpx.TransportError:
                 if not collector.has_reason:  # else the text is complete, only its usage is missing
                     raise
+
+    def _connected(self) -> "httpx.AsyncClient":
+        if self._client is None:
+            import httpx
+
+            self._client = httpx.AsyncClient(
+                headers={"Authorization": f"Bearer {self._key.text}"} if self._key.text else {},
+                timeout=httpx.Timeout(self._idle_timeout_s, connect=min(_CONNECT_TIMEOUT_S, self._idle_timeout_s)),
+                limits=httpx.Limits(max_connections=self._max_concurrent + 1),
+            )
+        return self._client
+
+    @contextmanager
+    def _failures(self) -> Iterator[anyio.CancelScope]:
+        """Make engine errors of what the network does, of a deadline that passes and of `aclose`."""
+        import httpx
+
+        if self._closed:
+            raise EngineError(f"{self._shown}: this engine is closed")
+        scope = anyio.CancelScope()
+        self._open.add(scope)
+        try:
+            with scope:
+                yield scope
+        except httpx.RequestError as error:
+            if self._closed:
+                raise EngineError(f"{self._shown}: this engine was closed during the call") from None
+            if isinstance(error, httpx.TimeoutException):
+                raise self._timed_out(type(error).__name__) from None
+            reason = " ".join((str(error) or type(error).__name__).split())
+            raise EngineTransientError(f"{self._shown} could not be reached or broke off: {reason}") from None
+        finally:
+            self._open.discard(scope)
+        if scope.cancelled_caught:
+            if self._closed:
+                raise EngineError(f"{self._shown}: this engine was closed during the call")
+            raise self._timed_out("the whole call took too long")
+
+    def _timed_out(self, reason: str) -> EngineTransientError:
+        limits = f"{self._idle_timeout_s:g} s between bytes, {self._timeout_s:g} s in all"
+        return EngineTransientError(f"{self._shown} did not answer in time ({reason}; limits {limits})")
+
+    def _refusal(self, response: "httpx.Response", body: bytes) -> EngineError:
+        return refusal(self._shown, response.status_code, response.headers, body, self._key.text, self._now_s())
+
+    async def _wait_for_rate(self) -> None:
+        if self._bucket is None:
+            return
+        waited = False
+        try:
+            await anyio.sleep(self._bucket.reserve_s())
+            waited = True
+        finally:
+            if not waited:
+                self._bucket.give_back()
+
+    def _count_prompt(self, request: Request) -> int:
+        return sum(map(self.count, request.messages)) + _OVERHEAD_TOKENS
+
+    def _count_text(self, text: str) -> int:
+        exact = self._exact(text) if self._exact is not None else None
+        return exact if exact is not None else ceil(_MARGIN * estimate_tokens(text))
+
+    def _ask_count(self, text: str) -> int | None:
+        """Tokens of `text` by the server, or None if it does not say."""
+        import httpx
+
+        headers = {"Authorization": f"Bearer {self._key.text}"} if self._key.text else {}
+        address = f"{self._url.removesuffix('/v1')}/tokenize"
+        try:
+            answer = httpx.post(address, json={"content": text}, headers=headers, timeout=_COUNT_TIMEOUT_S)
+        except httpx.RequestError:
+            return None
+        document = _json(answer.content) if answer.status_code == 200 else None
+        tokens = document.get("tokens") if isinstance(document, dict) else None
+        return len(tokens) if isinstance(tokens, list) else None
+
+
+def _checked_url(url: str) -> str:
+    """The address without user name and password, to be shown. Raises UsageError if it is none."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port is not None else ""
+    except ValueError:
+        parts, port = urlsplit(""), ""
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError("expected the address of a server, such as http://127.0.0.1:8080/v1, found none in base_url")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{host}{port}{parts.path}"
+
+
+def _checked_key(key: str) -> str:
+    if not (key.isascii() and key.isprintable()):
+        raise UsageError("the API key holds characters that no key has: set OPENAI_API_KEY or TREERING_API_KEY again")
+    return key
+
+
+def _folder_counter(path: Path) -> Callable[[str], int]:
+    """Count by a Hugging Face tokenizer, a folder or its file. Raises UsageError if it cannot be read."""
+    from tokenizers import Tokenizer
+
+    file = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the library raises bare Exception
+        raise UsageError(f"{file} is not a tokenizer: {error}") from None
+    tokenizer.no_truncation()  # such files often come with both switched on
+    tokenizer.no_padding()
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+async def _read(response: "httpx.Response", limit_bytes: int) -> bytes:
+    """The body, or as much of it as is wanted."""
+    body = bytearray()
+    async for chunk in response.aiter_bytes():
+        body += chunk
+        if len(body) > limit_bytes:
+            break
+    return bytes(body[:limit_bytes])
+
+
+def _json(body: bytes) -> object:
+    try:
+        return msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None

@@ -175,23 +175,23 @@ class Collector:
         )
 
 
-def refusal(status: int, headers: Mapping[str, str], body: bytes, key: str, now_s: float) -> EngineError:
+def refusal(server: str, status: int, headers: Mapping[str, str], body: bytes, key: str, now_s: float) -> EngineError:
     """What an answer other than 200 means: EngineTransientError, ContextOverflow or EngineError."""
     said = said_by(body, key)
     if status in (400, 413, 422, 500) and _OVERFLOW.search(body.decode("utf-8", "replace")):
-        return ContextOverflow(f"the prompt and its reply do not fit the model: {said}")
+        return ContextOverflow(f"{server}: the prompt and its reply do not fit the model: {said}")
     if status == 429 and _NO_MONEY.search(body.decode("utf-8", "replace")):
-        return EngineError(f"the server answered 429 and will go on doing so: {said}")
+        return EngineError(f"{server} answered 429 and will go on doing so: {said}")
     if status in _TRANSIENT or status >= 500:
-        return EngineTransientError(f"the server answered {status}: {said}", retry_after_s(headers, now_s))
+        return EngineTransientError(f"{server} answered {status}: {said}", retry_after_s(headers, now_s))
     if status in (401, 403):
         known = "refused the key" if key else "wants a key"
-        return EngineError(f"the server answered {status}, it {known}: set OPENAI_API_KEY or TREERING_API_KEY")
+        return EngineError(f"{server} answered {status}, it {known}: set OPENAI_API_KEY or TREERING_API_KEY")
     if status == 404:
-        return EngineError(f"the server answered 404: check the model's name and that the address ends in /v1; {said}")
+        return EngineError(f"{server} answered 404: check the model's name and that the address ends in /v1; {said}")
     if 300 <= status < 400:
-        return EngineError(f"the server answered {status}: the address has moved, give the one it moved to")
-    return EngineError(f"the server answered {status}: {said}")
+        return EngineError(f"{server} answered {status}: the address has moved, give the one it moved to")
+    return EngineError(f"{server} answered {status}: {said}")
 
 
 def said_by(body: bytes, key: str) -> str:
