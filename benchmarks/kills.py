@@ -52,11 +52,9 @@ def one_round(folder: Path, model: str, characters: int, chance: random.Random) 
     store = folder / "log.db"
     ends = ["--model", model, "--store", str(store)]
     started = time.monotonic()
-    process = subprocess.Popen(
-        [*PROGRAM, "run", "Shorten this", "--agent", "digest", "--input", str(text), *ends],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    begin = [*PROGRAM, "run", "Shorten this", "--agent", "digest", "--input", str(text), *ends]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(begin, **quiet)  # type: ignore[call-overload]
     kills = 0
     deaths: list[tuple[int, set[tuple[str, int]]]] = []
     while True:
@@ -67,19 +65,16 @@ def one_round(folder: Path, model: str, characters: int, chance: random.Random) 
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
             kills += 1
-        if not store.exists():
-            break
         log = SQLiteStore(store)
         if not log.runs():
-            log.close()
-            break
+            log.close()  # it died while the model was loaded: there is nothing to resume yet
+            process = subprocess.Popen(begin, **quiet)  # type: ignore[call-overload]
+            continue
         run = find_run(log, "last").run
         paid = {(h.task, h.op) for h in (decode(r).header for r in log.read(run, kinds=["ModelReplied"]))}
         deaths.append((log.head(run)[0], paid))
         log.close()
-        process = subprocess.Popen(
-            [*PROGRAM, "resume", "last", "--store", str(store)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = subprocess.Popen([*PROGRAM, "resume", "last", "--store", str(store)], **quiet)  # type: ignore[call-overload]
     log = SQLiteStore(store)
     run = find_run(log, "last").run
     events = verify_chain(log.read(run))

@@ -278,6 +278,9 @@ def cancel(name: str, store: str | None, as_json: bool) -> None:
     """Ask the process that holds RUN to end its question."""
     with closing(open_store(store)) as opened:
         found = find_run(opened, name).run
+        status = open_log(opened, found)[0].status
+        if status != "running":  # the message would wait, and end the next question instead
+            raise UsageError(f"expected run {found} to be running, found it {status}; there is nothing to cancel")
         opened.post(found, "cancel", "")
     note(f"asked run {found} to stop")
     if as_json:

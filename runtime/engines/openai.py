@@ -97,6 +97,7 @@ class OpenAIEngine:
         if requests_per_minute is not None:
             self._bucket = TokenBucket(requests_per_minute, max(1.0, requests_per_minute / 60.0), clock)
         self._prices = prices or Prices()
+        self._overhead_tokens = _OVERHEAD_TOKENS
         self._now_s = now_s
         self._client: httpx.AsyncClient | None = None
         self._open: set[anyio.CancelScope] = set()
@@ -114,7 +115,7 @@ class OpenAIEngine:
     def info(self) -> EngineInfo:
         address = blake2b(f"{self._shown} {self._model}".encode(), digest_size=16).hexdigest()
         name = f"openai:{self._model}"
-        return EngineInfo("openai", name, address, "remote", self._context_tokens, _OVERHEAD_TOKENS)
+        return EngineInfo("openai", name, address, "remote", self._context_tokens, self._overhead_tokens)
 
     def count(self, message: Message) -> int:
         return self._count_text(message.text) + _MESSAGE_TOKENS
@@ -122,8 +123,9 @@ class OpenAIEngine:
     async def connect(self) -> EngineInfo:
         """Ask the server how large the model's context is, where it says so (llama.cpp, vLLM), and use it.
 
-        A size given to the engine is kept if it is smaller. Raises as `generate` does if the server cannot be
-        reached or refuses the key.
+        A size given to the engine is kept if it is smaller. Where the server shows its chat template
+        (llama.cpp), what that adds to a prompt is counted too. Raises as `generate` does if the server cannot
+        be reached or refuses the key.
         """
         with self._failures() as scope:
             scope.deadline = anyio.current_time() + self._idle_timeout_s
@@ -136,6 +138,7 @@ class OpenAIEngine:
                 if found is not None:
                     self._context_tokens = min(found, self._asked_context or found)
                     break
+            await self._measure_template()
         return self.info
 
     async def generate(self, request: Request, on_text: StreamText | None = None) -> Reply:
@@ -182,6 +185,16 @@ class OpenAIEngine:
             except httpx.TransportError:
                 if not collector.has_reason:  # else the text is complete, only its usage is missing
                     raise
+
+    async def _measure_template(self) -> None:
+        """What the template adds to a prompt: a default system prompt, say."""
+        asked = {"messages": [{"role": "user", "content": "x"}]}
+        address = f"{self._url.removesuffix('/v1')}/apply-template"
+        async with self._connected().stream("POST", address, json=asked) as response:
+            document = _json(await _read(response, _MAX_BODY_BYTES)) if response.status_code == 200 else None
+        prompt = document.get("prompt") if isinstance(document, dict) else None
+        if isinstance(prompt, str):
+            self._overhead_tokens = max(_OVERHEAD_TOKENS, self._count_text(prompt) - _MESSAGE_TOKENS)
 
     def _connected(self) -> "httpx.AsyncClient":
         if self._client is None:
@@ -239,7 +252,7 @@ class OpenAIEngine:
                 self._bucket.give_back()
 
     def _count_prompt(self, request: Request) -> int:
-        return sum(map(self.count, request.messages)) + _OVERHEAD_TOKENS
+        return sum(map(self.count, request.messages)) + self._overhead_tokens
 
     def _count_text(self, text: str) -> int:
         exact = self._exact(text) if self._exact is not None else None
