@@ -19,7 +19,7 @@ from itertools import compress
 from math import log
 from typing import NamedTuple
 
-__all__ = ["STOP_WORDS", "LexicalIndex", "query_terms", "stem", "terms"]
+__all__ = ["MAX_QUERY_TERMS", "STOP_WORDS", "LexicalIndex", "query_terms", "stem", "terms"]
 
 MAX_QUERY_TERMS = 64
 

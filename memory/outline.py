@@ -13,8 +13,8 @@ from typing import Literal, NamedTuple
 
 __all__ = ["Block", "Kind", "definitions", "heading_trails", "line_start", "looks_like_code", "outline"]
 
-MAX_TITLE_CHARS = 200
-MAX_INDENT_CHARS = 64
+_MAX_TITLE_CHARS = 200
+_MAX_INDENT_CHARS = 64
 
 _ATX = re.compile(r" {0,3}(#{1,6})[ \t]+(\S.*)$")
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
@@ -118,8 +118,8 @@ def heading_trails(found: list[Block]) -> list[str]:
 def definitions(text: str) -> Iterator[tuple[int, int, str]]:
     """Lines of source code that open a definition: offset, indentation, the line without its opening mark."""
     for line in _lines(text):
-        if _DEFINITION.match(line.text[:MAX_TITLE_CHARS]):
-            title = line.text.strip().rstrip(":{ ")[:MAX_TITLE_CHARS]
+        if _DEFINITION.match(line.text[:_MAX_TITLE_CHARS]):
+            title = line.text.strip().rstrip(":{ ")[:_MAX_TITLE_CHARS]
             yield line.start, _indent(line.text), title
 
 
@@ -132,7 +132,7 @@ def looks_like_code(text: str) -> bool:
             fenced = not fenced
         elif not (fenced or line.blank):
             seen += 1
-            code += _CODE_LINE.match(line.text[:MAX_TITLE_CHARS].rstrip()) is not None
+            code += _CODE_LINE.match(line.text[:_MAX_TITLE_CHARS].rstrip()) is not None
         if seen == 400:
             break
     return 3 * code > seen
@@ -143,7 +143,7 @@ def line_start(text: str, start: int) -> int:
     first = start
     while first < len(text) and text[first].isspace() and text[first] != "\n":
         first += 1
-    return start if first - start <= MAX_INDENT_CHARS else first
+    return start if first - start <= _MAX_INDENT_CHARS else first
 
 
 def _lines(text: str) -> Iterator[_Line]:
@@ -203,7 +203,7 @@ def _underlined(lines: list[_Line], at: int) -> _Span | None:
     """A title over a rule (setext, reStructuredText), or between two equal rules (reStructuredText)."""
     following = [line.text.rstrip() for line in lines[at : at + 3]] + ["", ""]
     first, second, third = following[:3]
-    if first[0].isspace() or len(first) > MAX_TITLE_CHARS:
+    if first[0].isspace() or len(first) > _MAX_TITLE_CHARS:
         return None
     if rule := _RULE.match(first):
         title = second.strip()
@@ -217,7 +217,7 @@ def _underlined(lines: list[_Line], at: int) -> _Span | None:
 def _alone(line: str) -> tuple[str, tuple[str, int]]:
     """Title and style of a line between blank ones, if it reads like `2.1 Scope` or `Chapter 3`."""
     title = line.strip()
-    if line[0].isspace() or len(title) > MAX_TITLE_CHARS // 2 or title[-1] in ",;:!?":
+    if line[0].isspace() or len(title) > _MAX_TITLE_CHARS // 2 or title[-1] in ",;:!?":
         return "", ("", 0)
     if chapter := _CHAPTER.match(title):
         return title, (chapter[1].casefold(), 0)

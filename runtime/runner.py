@@ -315,6 +315,8 @@ class Runner:
         self._group = self._scope = None
         if self._fatal is not None:
             raise self._fatal
+        if not self.replaying:
+            await self.sequencer.durable()  # a cancelled root ends in memory first
         return self._outcome(path, ended)
 
     def _outcome(self, path: str, ended: Ended | Refused | None) -> Outcome:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenAIEngine"]
 
-DEFAULT_CONTEXT_TOKENS = 8192
+_DEFAULT_CONTEXT_TOKENS = 8192
 
 _MESSAGE_TOKENS = 8
 _OVERHEAD_TOKENS = 8
@@ -88,7 +88,7 @@ class OpenAIEngine:
         key = api_key or os.environ.get("OPENAI_API_KEY") or os.environ.get("TREERING_API_KEY") or ""
         self._key = _Key(_checked_key(key.strip()))
         self._asked_context = context_tokens
-        self._context_tokens = context_tokens or DEFAULT_CONTEXT_TOKENS
+        self._context_tokens = context_tokens or _DEFAULT_CONTEXT_TOKENS
         self._timeout_s = timeout_s
         self._idle_timeout_s = min(idle_timeout_s, timeout_s)
         self._max_concurrent = max_concurrent
@@ -200,10 +200,13 @@ class OpenAIEngine:
         if self._client is None:
             import httpx
 
+            # Small servers close idle connections at once, and a call on one that is closing fails: only where
+            # a new one is expensive are they kept.
+            kept = self._max_concurrent if self._url.startswith("https:") else 0
             self._client = httpx.AsyncClient(
                 headers={"Authorization": f"Bearer {self._key.text}"} if self._key.text else {},
                 timeout=httpx.Timeout(self._idle_timeout_s, connect=min(_CONNECT_TIMEOUT_S, self._idle_timeout_s)),
-                limits=httpx.Limits(max_connections=self._max_concurrent + 1),
+                limits=httpx.Limits(max_connections=self._max_concurrent + 1, max_keepalive_connections=kept),
             )
         return self._client
 

@@ -177,7 +177,7 @@ class Collector:
 
 def refusal(server: str, status: int, headers: Mapping[str, str], body: bytes, key: str, now_s: float) -> EngineError:
     """What an answer other than 200 means: EngineTransientError, ContextOverflow or EngineError."""
-    said = said_by(body, key)
+    said = _said_by(body, key)
     if status in (400, 413, 422, 500) and _OVERFLOW.search(body.decode("utf-8", "replace")):
         return ContextOverflow(f"{server}: the prompt and its reply do not fit the model: {said}")
     if status == 429 and _NO_MONEY.search(body.decode("utf-8", "replace")):
@@ -194,7 +194,7 @@ def refusal(server: str, status: int, headers: Mapping[str, str], body: bytes, k
     return EngineError(f"{server} answered {status}: {said}")
 
 
-def said_by(body: bytes, key: str) -> str:
+def _said_by(body: bytes, key: str) -> str:
     """A server's own words in one short line, without the key if it repeats it."""
     text = body.decode("utf-8", "replace")
     try:
@@ -247,7 +247,7 @@ def context_size(document: object, model: str) -> int | None:
 
 def _stream_error(error: object) -> EngineError:
     """An error inside a stream: by its code where it has one, else worth another attempt."""
-    said = said_by(msgspec.json.encode({"error": error}), "")
+    said = _said_by(msgspec.json.encode({"error": error}), "")
     code = error.get("code") if isinstance(error, dict) else None
     if _OVERFLOW.search(said) or _OVERFLOW.search(str(error)):
         return ContextOverflow(f"the prompt and its reply do not fit the model: {said}")

@@ -75,10 +75,16 @@ def test_a_question_to_a_held_run_waits_for_its_holder(start):
     assert _end(start("resume", "last"))[:2] == (0, "done second\n")
 
 
-def test_cancel_ends_the_question_that_runs_and_no_later_one(start):
-    """A run with nothing to cancel is refused, so that its next question is safe."""
+def test_cancel_ends_the_question_that_runs_and_is_recorded(start):
+    """What was said to be cancelled is so in the log, once the process is gone."""
     process = _slow(start)
     assert _end(start("cancel", "last"))[0] == 0
     assert _end(process)[0] == 1
+    assert "TaskCancelled" in _end(start("events", "last"))[1]
+
+
+def test_cancel_without_a_question_that_runs_is_refused(start):
+    """Its message would wait and end the next question instead."""
+    assert _end(start("run", "quick", "--agent", "mine:slow", "--model", "scripted"))[0] == 0
     assert _end(start("cancel", "last"))[0] == 2
     assert _end(start("ask", "last", "next"))[:2] == (0, "done next\n")

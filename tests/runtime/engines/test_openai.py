@@ -4,6 +4,7 @@ import http.server
 import json
 import threading
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import anyio
@@ -398,7 +399,7 @@ def test_counting_by_the_server(serve: Callable[..., Server]) -> None:
     engine = OpenAIEngine("m", server.url, KEY, tokenize=True)
     counts = [engine.count(Message("user", "a long text that is three tokens")) for _ in range(3)]
     assert len(set(counts)) == len(server.asked) == 1
-    assert counts[0] - 3 == engine.count(Message("user", "another")) - 3
+    assert engine.count(Message("user", "another")) == counts[0]
     estimate = OpenAIEngine("m", server.url).count(ASK.messages[0])
     assert OpenAIEngine("m", serve(Answer(404)).url, tokenize=True).count(ASK.messages[0]) == estimate
 
@@ -411,18 +412,17 @@ def test_events_do_not_depend_on_how_bytes_are_split(texts: list[str], cuts: lis
     whole = b"".join(b"id: 1%sdata: %s%s%s" % (end, payload, end, end) for payload in payloads)[: -len(end)]
     places = sorted({min(cut, len(whole)) for cut in cuts} | {0, len(whole)})
     events = Events()
-    found = [
-        payload for low, high in zip(places, places[1:], strict=False) for payload in events.feed(whole[low:high])
-    ]
+    found = [payload for low, high in pairwise(places) for payload in events.feed(whole[low:high])]
     assert found + events.close() == payloads
 
 
 def test_an_event_without_end_is_refused() -> None:
     """Memory stays bounded whatever a server sends."""
     events = Events()
+    for _ in range(8):
+        assert events.feed(b"x" * 2**20) == []
     with pytest.raises(EngineTransientError, match="more than"):
-        for _ in range(20):
-            events.feed(b"x" * 2**20)
+        events.feed(b"x")
 
 
 @pytest.mark.parametrize(
@@ -447,6 +447,7 @@ def test_context_size_is_read_where_it_stands() -> None:
     """What llama.cpp trained with comes last, and nonsense is passed over."""
     assert context_size({"data": [{"id": "x", "meta": {"n_ctx_train": 8192}}]}, "m") == 8192
     assert context_size({"data": [{"id": "x", "meta": {"n_ctx": 512, "n_ctx_train": 8192}}]}, "m") == 512
+    nonsense: object
     for nonsense in (None, [], {"data": 3}, {"data": [3]}, {"default_generation_settings": {"n_ctx": True}}):
         assert context_size(nonsense, "m") is None
 
