@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import msgspec
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from treering.events.catalogue import (
     Edit,
@@ -290,7 +291,8 @@ class Runner:
 
     async def _again(self, path: str, enter: bool = False) -> Outcome:
         spawned = self._spawned_event(path)
-        ended = self.journal.ended(path)
+        running = self._running.get(path)
+        ended = self.journal.ended(path) or (running.ended if running else None)
         if ended is not None and not enter:
             return self._outcome(path, ended)
         _, function = self.agents.resolve(self.state.config.agent if enter or not spawned.agent else spawned.agent)
@@ -359,6 +361,7 @@ class Runner:
             if running.done is None:
                 running.done = anyio.Event()
             await running.done.wait()
+        await checkpoint_if_cancelled()
         return running.ended
 
     async def _run_task(
@@ -406,6 +409,7 @@ class Runner:
         elif self.replaying:
             raise ReplayEnded(f"task {path} ended where the log does not say so")
         else:
+            await checkpoint_if_cancelled()
             for child in self._children_running(path):
                 self.cancel_tree(child, "its parent ended")
             seq, _ = self.sequencer.append(event, path)
@@ -427,14 +431,24 @@ class Runner:
         running = self._running.get(path)
         if running is None or running.ended is not None or self.journal.ended(path) is not None:
             return False
-        for child in self._children_running(path):
-            self.cancel_tree(child, reason)
+        if self.state.tasks[path].status != "running" and not self.replaying:
+            return False  # its end is on its way to the disk
+        # By the state, not by what runs: after a resume, children may not have begun again.
+        below = [
+            other
+            for other, task in self.state.tasks.items()
+            if task.status == "running" and (other == path or (other.startswith(path) and other[len(path)] in ".~"))
+        ]
+        # All are stopped before any is said to have ended, so that nobody wakes up to act on it.
+        for other in below:
+            if (found := self._running.get(other)) is not None and found.scope is not None:
+                found.scope.cancel()
         event = TaskCancelled(reason)
-        if not self.replaying:
-            self.sequencer.append(event, path)
-        if running.scope is not None:
-            running.scope.cancel()
-        self._set_ended(running, event)
+        for other in reversed(below):
+            if not self.replaying:
+                self.sequencer.append(event, other)
+            if (found := self._running.get(other)) is not None:
+                self._set_ended(found, event)
         return True
 
     # --- the inbox ----------------------------------------------------------------------------------------
@@ -444,11 +458,14 @@ class Runner:
             self.sequencer.append(MessageReceived(row.id, row.kind, row.text))
 
     async def _watch_inbox(self) -> None:
-        while True:
-            self._take_inbox()
-            if self.state.cancelled:
-                self.cancel_tree(self.state.roots[-1], "a person cancelled it")
-            await anyio.sleep(0.5)
+        try:
+            while True:
+                self._take_inbox()
+                if self.state.cancelled:
+                    self.cancel_tree(self.state.roots[-1], "a person cancelled it")
+                await anyio.sleep(0.5)
+        except StoreError as error:
+            self._stop(error)
 
     # --- what tasks ask for -------------------------------------------------------------------------------
 
@@ -541,9 +558,10 @@ class Runner:
         """
         path = f"{task.path}~{op}"
         known = self.state.tasks.get(path)
-        recorded = self.journal.take(path, 1)
-        if recorded is not None and isinstance(recorded.outcome, ModelReplied):
-            reply = recorded.outcome.text.strip()
+        recorded = self.journal.ops(path).get(1)
+        if recorded is not None and isinstance(recorded.outcome, ModelReplied | Refused):
+            self.journal.take(path, 1)
+            reply = recorded.outcome.text.strip() if isinstance(recorded.outcome, ModelReplied) else ""
             if self.state.tasks[path].status != "running":
                 return reply, path
         elif known is not None and known.status != "running":

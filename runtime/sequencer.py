@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import anyio
 import msgspec
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from treering.events.catalogue import Event, Header
 from treering.events.codec import Record, body_digest, chain_digest, to_json
@@ -104,6 +105,7 @@ class Sequencer:
                 if self._next_landed is None:
                     self._next_landed = anyio.Event()
                 await self._next_landed.wait()
+        await checkpoint_if_cancelled()  # who was ended from above meanwhile acts no more
 
     def _one(self, event: Event, task: str, op: int, attempt: int) -> Header:
         body = to_json(event)
@@ -119,7 +121,14 @@ class Sequencer:
             attempt,
         )
         encoded = _header_encoder.encode(header)
-        evolve(self.state, header, event)
+        try:
+            evolve(self.state, header, event)
+        except Exception as error:
+            # The state is half changed: an event after this one would leave a gap in the log.
+            self.poisoned = error
+            if self._on_poison is not None:
+                self._on_poison(error)
+            raise StoreError(f"the run was stopped: event {header.seq} does not fit its state ({error!r})") from error
         self.head = chain_digest(self.head, encoded)
         self._records.append(Record(header.seq, encoded, body, salt, self.head))
         if self._observers:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import msgspec
+from anyio.lowlevel import checkpoint_if_cancelled
 
 from treering.events.catalogue import (
     Budget,
@@ -538,6 +539,7 @@ class Task:
             self._need_live(call.number, "generate")
             async with self._runner.slots.hold(depth_of(self.path)):
                 called, replied = await self._attempts(call)
+            await checkpoint_if_cancelled()
         else:
             called = self._called(call, "")
             _, refused = self._runner.sequencer.append(called, self.path, call.number, 1)
@@ -579,6 +581,7 @@ class Task:
         call.attempt = call.record.attempts
         tries = 0
         while True:
+            await checkpoint_if_cancelled()
             call.attempt += 1
             tries += 1
             called = self._called(call, why, request.seed)
@@ -911,6 +914,9 @@ class Task:
             except Exception as error:
                 failure = Failure(type(error).__name__, f"{type(error).__name__}: {error}")
                 returned = ToolReturned(seconds=round(runner.seams.monotonic() - started, 4), failure=failure)
+        if self._state.status != "running":
+            await checkpoint_if_cancelled()  # ended from above: nothing may follow its end
+        # Otherwise it is recorded even if a cancellation waits: the tool has acted.
         seq, _ = runner.sequencer.append(returned, self.path, number, attempt)
         await runner.sequencer.durable(seq)
         return returned
@@ -938,6 +944,7 @@ class Task:
             self._need_live(number, what)
             if wait_s > 0:
                 await anyio.sleep(wait_s)
+                await checkpoint_if_cancelled()
             value = look()
             await self._sample(number, what, value, request)
             return value

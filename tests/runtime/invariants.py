@@ -1,0 +1,214 @@
+"""What holds after every event of every run: named predicates over a fold.
+
+Each has an id that tests and messages quote, looks at what one event did, and answers why it is broken, or None.
+"""
+
+from collections.abc import Callable, Iterable
+
+from treering.events.catalogue import (
+    Compacted,
+    Event,
+    Evicted,
+    Header,
+    InputAdded,
+    ModelCalled,
+    ModelReplied,
+    Recalled,
+    Refused,
+    Remembered,
+    Sampled,
+    TaskCancelled,
+    TaskFailed,
+    TaskFinished,
+    TaskJoined,
+    TaskSpawned,
+    ToolCalled,
+    ToolReturned,
+)
+from treering.events.codec import Record, decode
+from treering.memory.retention import KeepWhileUsed, parse_retention
+from treering.runtime.state import RunState, evolve, new_state
+
+__all__ = ["INVARIANTS", "InvariantBroken", "Seen", "check_log"]
+
+OUTCOMES = (
+    InputAdded,
+    TaskSpawned,
+    TaskJoined,
+    ModelReplied,
+    ToolReturned,
+    Remembered,
+    Recalled,
+    Sampled,
+    Refused,
+)
+ENDS = (TaskFinished, TaskFailed, TaskCancelled)
+
+
+class InvariantBroken(AssertionError):
+    """An invariant does not hold: which, where, why."""
+
+    def __init__(self, name: str, seen: "Seen", why: str) -> None:
+        header = seen.header
+        super().__init__(
+            f"{name} is broken at event {header.seq} ({header.kind} of task {header.task or '-'} op {header.op}): {why}"
+        )
+        self.name = name
+
+
+class Seen:
+    """A fold in progress: the state after `event`, and what the predicates remember of the events before it."""
+
+    def __init__(self) -> None:
+        self.state: RunState = new_state()
+        self.header = Header("", 0, "", 0, "")
+        self.event: Event | None = None
+        self.previous = 0
+        self.ended: dict[str, str] = {}
+        self.outcomes: dict[tuple[str, int], str] = {}
+        self.calls: dict[tuple[str, int], ModelCalled] = {}
+        self.windows: dict[str, int] = {}
+        self.slack_tokens = 0
+
+    def step(self, header: Header, event: Event) -> None:
+        """Fold one event and check all. Raises InvariantBroken."""
+        self.previous = self.state.seq
+        self.header, self.event = header, event
+        evolve(self.state, header, event)
+        if isinstance(event, TaskSpawned):
+            inherited = self.windows.get(header.task, self.state.config.window_tokens)
+            self.windows[event.path] = event.window_tokens or inherited
+        for name, holds in INVARIANTS.items():
+            why = holds(self)
+            if why is not None:
+                raise InvariantBroken(name, self, why)
+        self._remember(header, event)
+
+    def _remember(self, header: Header, event: Event) -> None:
+        place = (header.task, header.op)
+        if isinstance(event, ENDS):
+            self.ended[header.task] = header.kind
+        if _is_outcome(header, event):
+            self.outcomes[place] = header.kind
+        if isinstance(event, ModelCalled):
+            self.calls[place] = event
+        if isinstance(event, ModelReplied) and place in self.calls:
+            self.slack_tokens += max(0, event.usage.generated - self.calls[place].max_tokens)
+
+
+def check_log(records: Iterable[Record]) -> Seen:
+    """Check every invariant after every event of a log. Raises InvariantBroken."""
+    seen = Seen()
+    for record in records:
+        stored = decode(record)
+        assert stored.event is not None
+        seen.step(stored.header, stored.event)
+    return seen
+
+
+def _is_outcome(header: Header, event: Event) -> bool:
+    if not header.op or not isinstance(event, OUTCOMES):
+        return False
+    return not (isinstance(event, TaskSpawned) and "~" in event.path)  # a system task is no op of its own
+
+
+def gapless(seen: Seen) -> str | None:
+    """L1: the log has no gap."""
+    if seen.header.seq != seen.previous + 1:
+        return f"expected event {seen.previous + 1}"
+    return None
+
+
+def children_end_first(seen: Seen) -> str | None:
+    """T1: a child ends before its parent."""
+    if isinstance(seen.event, ENDS):
+        running = [
+            task.path
+            for task in seen.state.tasks.values()
+            if task.parent == seen.header.task and task.status == "running"
+        ]
+        if running:
+            return f"expected its children to have ended, found {', '.join(running)} running"
+    return None
+
+
+def ends_once(seen: Seen) -> str | None:
+    """T2: a task ends once, and does nothing after that."""
+    before = seen.ended.get(seen.header.task)
+    if before is None or isinstance(seen.event, Evicted) or seen.header.kind == "Revived":
+        return None
+    return f"expected nothing after its {before}"
+
+
+def one_outcome(seen: Seen) -> str | None:
+    """J1: an op has one outcome, and nothing is called or compacted for it again after that."""
+    place = (seen.header.task, seen.header.op)
+    before = seen.outcomes.get(place)
+    if before is None or not seen.header.op:
+        return None
+    if isinstance(seen.event, Refused) and before == "TaskSpawned":
+        return None  # a spawn that is not allowed: the child is there, and never runs
+    if isinstance(seen.event, ModelCalled | ToolCalled | Compacted) or _is_outcome(seen.header, seen.event):
+        return f"its outcome, {before}, is recorded already"
+    return None
+
+
+def within_budget(seen: Seen) -> str | None:
+    """B1: what is used never exceeds a token budget by more than replies exceeded their max_tokens."""
+    for path, pool in seen.state.pools.items():
+        if pool.limit.tokens is not None and pool.tokens > pool.limit.tokens + seen.slack_tokens:
+            return f"expected at most {pool.limit.tokens} tokens in the pool of {path}, found {pool.tokens} used"
+        if pool.reserved < 0 or pool.tokens < 0:
+            return f"expected no negative sums in the pool of {path}, found {pool}"
+    return None
+
+
+def within_window(seen: Seen) -> str | None:
+    """W1: no prompt that was answered exceeds its task's window, its reply included."""
+    if not isinstance(seen.event, ModelReplied) or seen.event.failure is not None:
+        return None
+    called = seen.calls.get((seen.header.task, seen.header.op))
+    if called is None:
+        return "it was never called"
+    window = seen.windows[seen.header.task]
+    if called.prompt_tokens + called.max_tokens > window:
+        return f"expected at most {window} tokens, found {called.prompt_tokens} and {called.max_tokens} to come"
+    return None
+
+
+def pinned_stay(seen: Seen) -> str | None:
+    """M1: a pinned memory, or one that the live root's window holds, is never evicted."""
+    if isinstance(seen.event, Evicted):
+        memory = seen.state.memory.memories[seen.event.id]
+        if memory.pinned:
+            return f"memory {memory.id} is pinned"
+        if memory.id in seen.state.memory.held:
+            return f"memory {memory.id} is held by a window"
+    return None
+
+
+def only_the_unused_go(seen: Seen) -> str | None:
+    """M2: what is evicted was unused for longer than the retention window."""
+    if not isinstance(seen.event, Evicted):
+        return None
+    policy = parse_retention(seen.state.config.retention)
+    memory = seen.state.memory
+    age = memory.clock - memory.memories[seen.event.id].accessed
+    if age != seen.event.age:
+        return f"expected the age {age}, found {seen.event.age}"
+    if not isinstance(policy, KeepWhileUsed):
+        return f"expected no eviction under {seen.state.config.retention}"
+    return None if age > policy.tokens else f"unused for only {age} tokens of {policy.tokens}"
+
+
+INVARIANTS: dict[str, Callable[[Seen], str | None]] = {
+    "L1": gapless,
+    "T1": children_end_first,
+    "T2": ends_once,
+    "J1": one_outcome,
+    "B1": within_budget,
+    "W1": within_window,
+    "M1": pinned_stay,
+    "M2": only_the_unused_go,
+}
+"""By id. Quoted in messages."""
