@@ -212,9 +212,10 @@ class _ReplyStream:
         """`put`, after the last of the text is out."""
 
         def end(outcome: "Finished | EngineError") -> None:
-            self._detokenizer.finalize()
-            self._emit(self._cut.feed(self._detokenizer.last_segment))
-            self._emit(self._cut.close())
+            if not isinstance(outcome, EngineError):
+                self._detokenizer.finalize()
+                self._emit(self._cut.feed(self._detokenizer.last_segment))
+                self._emit(self._cut.close())
             put(outcome)
 
         return end

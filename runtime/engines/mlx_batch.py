@@ -11,6 +11,7 @@ neighbours, and lets each prompt find what the one before it has just put into t
 """
 
 import queue
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -266,10 +267,11 @@ class BatchWorker:
             if job.read_tokens == len(job.prompt) - 1:
                 self._reading.popleft()
                 self.prefixes.put(job.prompt[:-1], job.cache or ())
+                mx.clear_cache()  # shapes differ from prompt to prompt: freed buffers would pile up
                 if job.continuation is None:
                     self._read.append(job)
                 else:
-                    self._score(job, job.continuation)
+                    left -= self._score(job, job.continuation)
             # Between chunks: cancellations count at once, and siblings that just came read in the same turn.
             if not self._receive(wait=False):
                 return False
@@ -286,11 +288,10 @@ class BatchWorker:
         if chunk:
             self._model(mx.array([chunk]), cache=job.cache)
             mx.eval([layer.state for layer in job.cache])
-            mx.clear_cache()
         job.read_tokens += len(chunk)
         return len(chunk)
 
-    def _score(self, job: Job, continuation: Sequence[int]) -> None:
+    def _score(self, job: Job, continuation: Sequence[int]) -> int:
         """Log-probabilities of `continuation` after the prompt, in one pass (chunked, as prompts are)."""
         inputs = [job.prompt[-1], *continuation[:-1]]
         logprobs: list[float] = []
@@ -303,6 +304,7 @@ class BatchWorker:
             logprobs.extend(here)
         job.cache = None
         job.on_end(Finished("stop", job.cached_tokens, tuple(logprobs)))
+        return len(inputs)
 
     def _decode(self) -> None:
         """Bring what was read into the batch, and take one step of it."""
@@ -364,7 +366,14 @@ def _bytes_per_token(model: Any) -> int:
 
 
 def _item(logprobs: Any, token: int) -> float:
-    """One number of an array that is already computed, without a turn through the stream."""
-    if logprobs.dtype == mx.float32:
-        return float(memoryview(logprobs)[token])
-    return float(logprobs[token].item())
+    """One number of an array that is already computed.
+
+    Read from its memory: an operation would queue behind the step that is now being computed.
+    """
+    view = memoryview(logprobs)
+    if view.format == "f":
+        return float(view[token])
+    raw = view.tobytes()[2 * token : 2 * token + 2]  # memoryview does not index half precision
+    # bfloat16 is the upper half of a float32.
+    (whole,) = struct.unpack("<f", b"\0\0" + raw) if logprobs.dtype == mx.bfloat16 else struct.unpack("<e", raw)
+    return float(whole)

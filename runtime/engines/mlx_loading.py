@@ -1,20 +1,17 @@
 """From files to a model in memory: GGUF files, folders and hub names.
 
 Owns the choice of number format and the digests of weights. Called on the engine's thread. Never decides which
-model is wanted. The invariant: equal digests mean equal weights.
+model is wanted. The invariant: the same weights give the same digest, wherever they lie.
 """
 
-import contextlib
 import hashlib
-import io
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx_lm
 import mlx_lm.utils
+import transformers
 
 from treering.runtime.engine import EngineError
 from treering.runtime.engines.gguf import load_gguf
@@ -35,10 +32,12 @@ def load_gguf_file(name: str, path: Path, sha256: str, chat_template: str | None
 
 def load_checkpoint(name: str, source: str) -> LoadedModel:
     """A folder in mlx-lm's format, or a model of the hub, which is fetched if need be."""
+    # Progress bars of the hub and advice of transformers would land in the middle of ours.
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
     try:
-        with _quiet():
-            folder = Path(source) if Path(source).is_dir() else Path(mlx_lm.utils._download(source))
-            model, tokenizer, config = mlx_lm.load(str(folder), return_config=True)
+        folder = Path(source) if Path(source).is_dir() else Path(mlx_lm.utils._download(source))
+        model, tokenizer, config = mlx_lm.load(str(folder), return_config=True)
     except Exception as error:  # the hub, the file system, a checkpoint: each raises its own kind
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise EngineError(
@@ -79,11 +78,3 @@ def _context_tokens(config: dict[str, Any]) -> int:
 
 def _on_cpu() -> bool:
     return bool(mx.default_device().type == mx.DeviceType.cpu)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the hub's progress bars and transformers' advice off the terminal."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    with contextlib.redirect_stderr(io.StringIO()):
-        yield

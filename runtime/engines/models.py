@@ -139,7 +139,7 @@ def resolve(name: str) -> Path | str:
     if model is not None:
         path = cache_folder() / model.filename
         if not path.is_file():
-            raise UsageError(f"the model {name} is not in {path.parent}: fetch it with `treering pull {name}`")
+            raise UsageError(f"the model {name} is not in {path.parent}: fetch it with `treering models pull {name}`")
         return path
     path = Path(name).expanduser()
     if path.suffix == ".gguf" and path.is_file():
@@ -158,19 +158,21 @@ def load_model(name: str = DEFAULT_MODEL) -> "LoadedModel":
     """Load the model `name`, which must be here (or on the hub), on the calling thread. Blocking, seconds."""
     found = resolve(name)
     model = _packaged(name)
+    is_file = isinstance(found, Path) and found.is_file()
+    sha256 = _sha256(Path(found)) if is_file else ""
+    if model is not None and sha256 != model.sha256:
+        raise TreeringError(f"{found} is damaged (its sha256 is wrong): `treering models pull {name}` mends it")
+
     from treering.runtime.engines.blas import import_mlx
 
     import_mlx()
     from treering.runtime.engines.mlx_loading import load_checkpoint, load_gguf_file
 
-    if isinstance(found, str) or found.is_dir():
+    if not is_file:
         return load_checkpoint(name, str(found))
-    sha256 = _sha256(found)
     if model is None:
-        return load_gguf_file(name, found, sha256, None)
-    if sha256 != model.sha256:
-        raise TreeringError(f"{found} is damaged (its sha256 is wrong): delete it and pull {name} again")
-    return load_gguf_file(model.name, found, sha256, model.chat_template)
+        return load_gguf_file(name, Path(found), sha256, None)
+    return load_gguf_file(model.name, Path(found), sha256, model.chat_template)
 
 
 def load_engine(
