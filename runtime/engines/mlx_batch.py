@@ -123,7 +123,9 @@ class BatchWorker:
     def start(self) -> LoadedModel:
         """Start the thread and wait until the model is loaded; raises what loading raised."""
         self._thread.start()
-        return self._ready.result()
+        loaded = self._ready.result()
+        del self._ready  # or it would keep the model after the end
+        return loaded
 
     def submit(self, job: Job) -> None:
         """Queue `job`. Raises EngineError if the thread is over, or the job could never be admitted."""
@@ -222,6 +224,9 @@ class BatchWorker:
             self._generator.close()
             del self._generator, self._model
         mx.clear_cache()
+        # Left to the thread's own end, MLX would free its streams after `join` has returned; that takes the
+        # interpreter's lock, which at exit is fatal ("terminate called without an active exception").
+        mx.clear_streams()
 
     def _receive(self, wait: bool) -> bool:
         """Take in what has come, and with `wait` wait for it; false if the thread should end."""
