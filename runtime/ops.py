@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
 
-from treering.runtime.errors import OpMisused
-
 if TYPE_CHECKING:
     from treering.runtime.task import Task
 
-__all__ = ["Op", "run_together"]
+__all__ = ["Op", "abandon_all", "prepare_all", "run_together", "run_until_first", "settled"]
 
 T = TypeVar("T")
 
@@ -22,8 +20,8 @@ T = TypeVar("T")
 class Op(Generic[T]):
     """One effect, numbered when it was made and performed when it is awaited. It can be awaited once.
 
-    `prepare` runs before any op of the same await is performed, in the order of numbers; `abandon` records
-    that the op was given up. Raises OpMisused for an await that could not be replayed.
+    `prepare` runs before any op of the same await is performed, in the order of numbers, whether its outcome is
+    recorded or not; an op of ops prepares them all. `abandon` records that the op was given up. Raises OpMisused for an await that could not be replayed.
     """
 
     __slots__ = ("abandon", "number", "perform", "prepare", "task", "what")
@@ -58,34 +56,53 @@ class Op(Generic[T]):
             self.task.settle()
 
 
-async def run_together(ops: Sequence[Op[Any]]) -> list[Any]:
-    """Perform all, wait for all; their results or the exceptions that they raised, by position."""
+async def prepare_all(ops: Sequence[Op[Any]]) -> None:
+    """Prepare each op, in the order of numbers: what an op of ops does to be ready itself."""
     for op in ops:
         if op.prepare is not None:
             await op.prepare()
-    results: list[Any] = [None] * len(ops)
 
-    async def one(position: int, op: Op[Any]) -> None:
-        try:
-            results[position] = await op.perform()
-        except Exception as error:
-            results[position] = error
 
+async def settled(op: Op[Any]) -> Any:
+    """Perform an op; its result, or the exception that it raised."""
+    try:
+        return await op.perform()
+    except Exception as error:
+        return error
+
+
+async def run_together(ops: Sequence[Op[Any]]) -> list[Any]:
+    """Perform all, wait for all; what each settled to, by position."""
     if all(op.what == "join" for op in ops):
         # Joins only wait: doing so in turn gives the same order at a fraction of the cost.
-        for position, op in enumerate(ops):
-            await one(position, op)
-        return results
+        return [await settled(op) for op in ops]
+    results: list[Any] = [None] * len(ops)
+
+    async def one(position: int) -> None:
+        results[position] = await settled(ops[position])
+
     async with anyio.create_task_group() as group:
-        for position, op in enumerate(ops):
-            group.start_soon(one, position, op)
+        for position in range(len(ops)):
+            group.start_soon(one, position)
     return results
 
 
-def check_same_task(made_by: object, runs_in: object, path: str) -> None:
-    """Raises OpMisused unless both are the same task of the event loop."""
-    if made_by is not runs_in:
-        raise OpMisused(
-            f"task {path}: expected its ops to be made by its own coroutine, found another one; "
-            "use task.spawn for work of its own and task.gather for ops side by side"
-        )
+async def run_until_first(ops: Sequence[Op[Any]]) -> tuple[int, Any]:
+    """Perform all and stop when one has settled; its position and what it settled to."""
+    done: list[tuple[int, Any]] = []
+
+    async def one(position: int) -> None:
+        done.append((position, await settled(ops[position])))
+        group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for position in range(len(ops)):
+            group.start_soon(one, position)
+    return done[0]
+
+
+async def abandon_all(ops: Sequence[Op[Any]], reason: str) -> None:
+    """Record of each op that it was given up, unless the log holds its outcome."""
+    for op in ops:
+        if op.abandon is not None:
+            await op.abandon(reason)

@@ -71,7 +71,7 @@ from treering.runtime.errors import (
     WindowTooSmall,
 )
 from treering.runtime.journal import OpRecord
-from treering.runtime.ops import Op, run_together
+from treering.runtime.ops import Op, abandon_all, prepare_all, run_together, run_until_first, settled
 from treering.runtime.seams import current_task
 from treering.runtime.state import TaskState, depth_of, scope_of
 
@@ -242,7 +242,7 @@ class Task:
                         raise result
             return results
 
-        return Op(self, 0, "gather", perform, abandon=_abandon_all(ops))
+        return self._op_of("gather", 0, ops, perform)
 
     def first(self, *awaitables: "Op[Any] | Child") -> Op[tuple[int, Any]]:
         """Perform all side by side; the position and result of the one that came first. The rest is ended."""
@@ -256,70 +256,50 @@ class Task:
             record = self._take(number, request, "first")
             if isinstance(record.outcome, Sampled):
                 winner: int = msgspec.json.decode(record.outcome.value)
-                result = await ops[winner].perform()
+                result = await settled(ops[winner])
             else:
-                winner, result = await self._race(ops)
-            for position, op in enumerate(ops):
-                if position != winner and op.abandon is not None:
-                    await op.abandon("another came first")
+                winner, result = await run_until_first(ops)
             if record.outcome is None:
+                # Before the others are given up: on disk, none is given up for a winner that is not known.
                 await self._sample(number, "first", winner, request)
+            await abandon_all([*ops[:winner], *ops[winner + 1 :]], "another came first")
             if isinstance(result, Exception):
                 raise result
             return winner, result
 
-        return Op(self, number, "first", perform, abandon=_abandon_all(ops))
-
-    async def _race(self, ops: Sequence[Op[Any]]) -> tuple[int, Any]:
-        for op in ops:
-            if op.prepare is not None:
-                await op.prepare()
-        done: list[tuple[int, Any]] = []
-        async with anyio.create_task_group() as group:
-
-            async def one(position: int, op: Op[Any]) -> None:
-                try:
-                    result = await op.perform()
-                except Exception as error:
-                    result = error
-                done.append((position, result))
-                group.cancel_scope.cancel()
-
-            for position, op in enumerate(ops):
-                group.start_soon(one, position, op)
-        return done[0]
+        return self._op_of("first", number, ops, perform)
 
     def timeout(self, seconds: float, awaitable: "Op[T] | Child") -> Op[T]:
-        """Perform an op within `seconds`. Raises OpTimeout after giving it up."""
+        """Perform an op within `seconds`, counted from when it is ready. Raises OpTimeout after giving it up."""
         (op,) = self._consume((awaitable,))
         number = self._next()
 
         async def perform() -> T:
             request = plain_digest("timeout", seconds)
             record = self._take(number, request, "timeout")
-            expired = False
             result: Any = None
-            if isinstance(record.outcome, Sampled) and msgspec.json.decode(record.outcome.value):
-                expired = True
-            elif record.outcome is not None:
-                result = await _settled(op)
+            if isinstance(record.outcome, Sampled):
+                expired = bool(msgspec.json.decode(record.outcome.value))
+                if not expired:
+                    result = await settled(op)
             else:
                 with anyio.move_on_after(seconds) as scope:
-                    if op.prepare is not None:
-                        await op.prepare()
-                    result = await _settled(op)
+                    result = await settled(op)
                 expired = scope.cancelled_caught
-            if expired and op.abandon is not None:
-                await op.abandon("the deadline passed")
             if record.outcome is None:
                 await self._sample(number, "timeout", expired, request)
             if expired:
+                await abandon_all([op], "the deadline passed")
                 raise OpTimeout(f"task {self.path}: {op.what} took longer than {seconds} s")
             if isinstance(result, Exception):
                 raise result
             return result  # type: ignore[no-any-return]
 
-        return Op(self, number, "timeout", perform, abandon=_abandon_all([op]))
+        return self._op_of("timeout", number, [op], perform)
+
+    def _op_of(self, what: str, number: int, ops: list[Op[Any]], perform: Callable[[], Awaitable[T]]) -> Op[T]:
+        """An op made of others: ready when they are, given up with them."""
+        return Op(self, number, what, perform, lambda: prepare_all(ops), lambda reason: abandon_all(ops, reason))
 
     def _consume(self, awaitables: Sequence["Op[Any] | Child"]) -> list[Op[Any]]:
         ops: list[Op[Any]] = []
@@ -654,9 +634,7 @@ class Task:
         return Answer(replied.text, replied.finish, replied.logprob)
 
     async def _abandon_call(self, call: "_Call", reason: str) -> None:
-        if call.record is None:
-            await self._prepare(call)
-        assert call.record is not None
+        assert call.record is not None  # prepared with the op that gives it up
         self._arrived = [item for item in self._arrived if item[0] != call.number]
         if self._closed(call.number):
             return
@@ -1003,22 +981,6 @@ def _ref_of(part: str | Ref | Hit) -> Part:
 def _refusal(refused: Refused, path: str) -> TreeringError:
     text = f"task {path}: {refused.what} allows {refused.limit:g}, {refused.needed:g} would be needed"
     return BudgetExceeded(text) if refused.what.startswith("budget") else LimitReached(text)
-
-
-async def _settled(op: Op[Any]) -> Any:
-    try:
-        return await op.perform()
-    except Exception as error:
-        return error
-
-
-def _abandon_all(ops: Sequence[Op[Any]]) -> Callable[[str], Awaitable[None]]:
-    async def abandon(reason: str) -> None:
-        for op in ops:
-            if op.abandon is not None:
-                await op.abandon(reason)
-
-    return abandon
 
 
 def _agent_line() -> str:

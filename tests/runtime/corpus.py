@@ -81,6 +81,17 @@ async def late(task: Task, goal: str) -> str:
     return "in time"
 
 
+async def racing_calls(task: Task, goal: str) -> Any:
+    winner, result = await task.first(task.generate(f"first {goal}", max_tokens=6), task.sleep(50.0))
+    after = await task.generate("after the race", max_tokens=8)
+    return [winner, result.text, after.text]
+
+
+async def call_in_time(task: Task, goal: str) -> str:
+    said = await task.timeout(50.0, task.generate(f"in time {goal}", max_tokens=6))
+    return said.text + (await task.generate("and then", max_tokens=8)).text
+
+
 async def compacting(task: Task, goal: str) -> str:
     said = ""
     for step in range(8):
@@ -158,6 +169,8 @@ CORPUS = {
         cancelled,
         racing,
         late,
+        racing_calls,
+        call_in_time,
         compacting,
         over_budget,
         deep,

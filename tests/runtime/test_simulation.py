@@ -82,7 +82,7 @@ def test_seeds_differ_in_what_they_try():
 @pytest.mark.parametrize("name", sorted(set(WORKFLOWS) - TIMED))
 def test_a_history_without_faults_of_the_engine_ends_as_a_calm_one(name):
     """Crashes alone change nothing that two equal runs have in common."""
-    for seed in range(300, 700):
+    for seed in range(300, 1100):
         history = live(seed)
         if history.plain and history.agent == name and history.crashes:
             store, run = calm(name, history.config)
