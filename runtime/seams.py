@@ -4,6 +4,7 @@ Owns the seams that everything else is given, so that a test gives others and pa
 of the runtime, beside the engines, that may look at a clock, a source of randomness or a thread.
 """
 
+import asyncio
 import os
 import queue
 import threading
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import sniffio
+import anyio.lowlevel
 
 from treering.events.codec import Record
 from treering.events.log import Blob, LogStore
@@ -123,25 +124,23 @@ class ThreadWriter:
 
 
 def loop_caller() -> Callable[..., object]:
-    """A function that runs another on the event loop of the caller, from any thread."""
-    if sniffio.current_async_library() == "trio":
-        import trio
+    """A function that runs another on the event loop of the caller, from any thread.
 
-        return trio.lowlevel.current_trio_token().run_sync_soon
-    import asyncio
-
-    return asyncio.get_running_loop().call_soon_threadsafe
+    It raises RuntimeError once the loop has ended (asyncio's is closed; trio's RunFinishedError is one too).
+    """
+    native: Any = anyio.lowlevel.current_token().native_token
+    # asyncio's and trio's doors have the same shape: a function and its arguments, run soon, not awaited.
+    return getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon  # type: ignore[no-any-return]
 
 
 def current_task() -> Any:
     """The identity of the running task of the event loop; cheaper than anyio's description of it."""
-    if sniffio.current_async_library() == "trio":
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no loop of asyncio's runs here
         import trio
 
         return trio.lowlevel.current_task()
-    import asyncio
-
-    return asyncio.current_task()
 
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no letters that look like digits

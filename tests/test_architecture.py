@@ -2,6 +2,10 @@
 
 import ast
 import importlib
+import re
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -22,6 +26,12 @@ LONGER = {
     "runtime/state.py": "one fold over the closed union, read from top to bottom",
     "events/catalogue.py": "the catalogue is one file on purpose",
 }
+
+RUNS_ONLY_WHERE_THERE = {"trio"}
+"""Imported only while its own loop runs."""
+
+BROUGHT = {"transformers", "tokenizers"}
+"""What a declared distribution always brings: mlx-lm the first, and that one the second."""
 
 MODULES = sorted(path.relative_to(ROOT).as_posix() for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 TREES = {name: ast.parse((ROOT / name).read_text(encoding="utf-8")) for name in MODULES}
@@ -135,3 +145,18 @@ def test_the_lower_folders_import_without_the_rest(folder):
     for name in MODULES:
         if name.startswith(folder + "/"):
             importlib.import_module("treering." + name.removesuffix(".py").replace("/", "."))
+
+
+def test_what_is_imported_is_declared():
+    """A plain install brings all that the package imports; what only the tests need hides nothing."""
+    declared = {
+        re.split(r"[^\w-]", wanted, maxsplit=1)[0].lower()
+        for wanted in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    }
+    names = {imported.split(".")[0] for name in MODULES for imported in imports(name)}
+    foreign = names - set(sys.stdlib_module_names) - {"treering"} - RUNS_ONLY_WHERE_THERE
+    brought_by = packages_distributions()
+    missing = {
+        name for name in foreign if not {d.lower() for d in brought_by.get(name, [name])} & (declared | BROUGHT)
+    }
+    assert not missing

@@ -5,11 +5,11 @@ loop's own thread-safe door. The invariant: items arrive in the order in which t
 """
 
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import anyio
-import anyio.lowlevel
+
+from treering.runtime.seams import loop_caller
 
 __all__ = ["Mailbox"]
 
@@ -20,10 +20,7 @@ class Mailbox(Generic[T]):
     """Made by a task on its event loop; `put` from any thread, `get` from that task only."""
 
     def __init__(self) -> None:
-        native: Any = anyio.lowlevel.current_token().native_token
-        # asyncio's and trio's doors have the same shape: a function and its arguments, run soon, not awaited.
-        door = getattr(native, "call_soon_threadsafe", None) or native.run_sync_soon
-        self._post: Callable[..., object] = door
+        self._post = loop_caller()
         self._items: deque[T] = deque()
         self._arrived = anyio.Event()
 
@@ -32,7 +29,6 @@ class Mailbox(Generic[T]):
         try:
             self._post(self._receive, item)
         except RuntimeError:
-            # asyncio: "Event loop is closed"; trio: RunFinishedError, a RuntimeError.
             return
 
     async def get(self) -> T:
