@@ -11,7 +11,6 @@ from benchmarks import row
 from treering.events.catalogue import (
     Entry,
     Event,
-    Header,
     ModelCalled,
     ModelReplied,
     Remembered,
@@ -22,7 +21,7 @@ from treering.events.catalogue import (
     TaskSpawned,
     Usage,
 )
-from treering.events.codec import Record, body_digest, decode, encode, to_json
+from treering.events.codec import Record, decode, seal
 from treering.runtime.state import evolve, new_state
 
 __all__ = ["main"]
@@ -76,9 +75,7 @@ def _records(count: int) -> list[Record]:
 
     def add(event: Event, task: str = "", op: int = 0) -> None:
         nonlocal previous
-        body, salt = to_json(event), b"s" * 16
-        header = Header("bench", len(found) + 1, type(event).__name__, 0, body_digest(salt, body), task, op)
-        record = encode(header, body, salt, previous)
+        _, record = seal(event, "bench", len(found) + 1, 0, b"s" * 16, previous, task, op)
         previous = record.digest
         found.append(record)
 

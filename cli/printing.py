@@ -12,7 +12,7 @@ import msgspec
 from treering.events.catalogue import Event, Header
 from treering.events.codec import to_json
 from treering.runtime.runner import Outcome
-from treering.runtime.state import RunState
+from treering.runtime.state import RunState, parent_path
 
 __all__ = [
     "describe",
@@ -86,8 +86,6 @@ def print_result(found: dict[str, Any]) -> None:
 
 def print_tree(state: RunState) -> None:
     """The tasks of a run, one a line, children under their parents."""
-    from treering.runtime.state import parent_path
-
     shown = 0
     children: dict[str, list[str]] = {}
     for path in state.tasks:

@@ -80,14 +80,13 @@ def config_of(engine: Engine, agent: str, model: str, **settings: Any) -> RunCon
 
 def perform(store: LogStore, run: str, engine: Engine | None, action: Action, quiet: bool, **options: Any) -> int:
     """Open the run, do `action`, print what came of it; the exit code."""
-    kept: list[tuple[dict[str, Any], bool]] = []
+    found: dict[str, Any] = {}
 
     async def work() -> None:
         try:
             with watching(quiet) as observer:
                 async with Runner(store, run, engine, observers=[observer], **options) as runner:
-                    outcome = await action(runner)
-                    kept.append((result_object(run, runner.state, outcome), True))
+                    found.update(result_object(run, runner.state, await action(runner)))
         finally:
             if engine is not None:
                 with anyio.CancelScope(shield=True):
@@ -96,7 +95,6 @@ def perform(store: LogStore, run: str, engine: Engine | None, action: Action, qu
     if not anyio.run(_interruptible, work):
         note(f"interrupted; treering resume {run}")
         return 1
-    found = kept[0][0]
     print_json(found) if quiet else print_result(found)
     return 0 if found["status"] == "finished" else 1
 

@@ -23,6 +23,7 @@ __all__ = [
     "decode_body",
     "decode_header",
     "encode",
+    "seal",
     "text_digest",
     "to_json",
     "verify_chain",
@@ -80,6 +81,23 @@ def chain_digest(previous: bytes, header: bytes) -> bytes:
     return blake2b(previous + header, digest_size=32).digest()
 
 
+def seal(
+    event: Event,
+    run: str,
+    seq: int,
+    at: int,
+    salt: bytes,
+    previous: bytes,
+    task: str = "",
+    op: int = 0,
+    attempt: int = 1,
+) -> tuple[Header, Record]:
+    """An event's header, and the record of it chained after `previous`."""
+    body = _encoder.encode(event)
+    header = Header(run, seq, type(event).__name__, at, body_digest(salt, body), task, op, attempt)
+    return header, encode(header, body, salt, previous)
+
+
 def encode(header: Header, body: bytes, salt: bytes, previous: bytes) -> Record:
     """The record of an event whose encoded body is `body`, chained after `previous`."""
     head = _encoder.encode(header)
@@ -124,11 +142,6 @@ def decode(record: Record) -> Stored:
     header = _header_decoder.decode(record.header)
     if record.body is None:
         return Stored(header, None)
-    if header.version == 1 and header.kind not in _VERSIONS and header.kind in _decoders:
-        try:
-            return Stored(header, _decoders[header.kind].decode(record.body))
-        except msgspec.DecodeError:
-            pass  # said with its reason below
     return Stored(header, decode_body(header.kind, header.version, record.body))
 
 

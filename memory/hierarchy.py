@@ -10,7 +10,6 @@ its scope, in order, until its parent takes the result.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator
 from hashlib import blake2b
 
 import msgspec
@@ -128,10 +127,6 @@ class Hierarchy(msgspec.Struct):
             else:
                 self._write(parent, self.memories[id])
 
-    def drop(self, child: str) -> None:
-        """A child ended without its result being taken: its effects stay its own."""
-        self.scopes.pop(child, None)
-
     # --- the trunk ------------------------------------------------------------------------------------
 
     def hold(self, ids: set[str]) -> None:
@@ -202,13 +197,6 @@ class Hierarchy(msgspec.Struct):
                     return "hot"
                 found = "cold"
         return found
-
-    def visible(self, view: View) -> Iterator[tuple[Memory, str]]:
-        """The memories of a view, with their states."""
-        for id, memory in self.memories.items():
-            state = self.state(id, view)
-            if state is not None:
-                yield memory, state
 
     def _version(self, scope: str) -> int:
         return self.trunk_version if scope == TRUNK else self.scopes[scope].version

@@ -97,11 +97,6 @@ class Journal:
                 return  # a system task is no op of its own
             record.outcome, record.seq = event, header.seq
 
-    def add_all(self, events: Iterable[tuple[Header, Event | None]]) -> None:
-        """All of these, in order."""
-        for header, event in events:
-            self.add(header, event)
-
     def take(self, task: str, op: int) -> OpRecord | None:
         """What is recorded of an op; it is given out once."""
         ops = self._ops.get(task)
@@ -165,10 +160,6 @@ class Reuse:
     def edit(self, task: str, op: int) -> Edit | None:
         """The edit of this op's outcome, given out once."""
         return self._edits.pop((self._tasks.get(task, ""), op), None)
-
-    def unreached(self) -> list[Edit]:
-        """Edits whose op never came."""
-        return list(self._edits.values())
 
     def model(self, task: str, op: int, request: str) -> tuple[int, ModelReplied] | None:
         """A model's recorded answer to an equal request, with its seq; used up by this."""

@@ -15,7 +15,6 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from treering.events.catalogue import (
     Edit,
     Failure,
-    Header,
     HitRecord,
     MessageReceived,
     ModelReplied,
@@ -31,7 +30,7 @@ from treering.events.catalogue import (
     TaskFinished,
     TaskSpawned,
 )
-from treering.events.codec import GENESIS, Record, body_digest, decode, encode, to_json
+from treering.events.codec import GENESIS, decode, seal, to_json
 from treering.events.errors import Divergence, StoreError, TreeringError, UsageError
 from treering.events.in_memory import InMemoryStore
 from treering.events.log import Blob, Lease, LogStore, RunRow, root_of_cut
@@ -43,6 +42,7 @@ from treering.runtime.engine import Engine, Message, StreamText
 from treering.runtime.errors import OutcomeUnknown, ReplayEnded
 from treering.runtime.journal import Ended, Journal, Reuse
 from treering.runtime.registry import AgentFunction, Agents
+from treering.runtime.retries import RetryPolicy
 from treering.runtime.seams import InlineWriter, Seams, ThreadWriter, World, Writer, new_run_id
 from treering.runtime.sequencer import Observer, Sequencer
 from treering.runtime.slots import Slots
@@ -83,19 +83,14 @@ def open_log(
     return state, journal, head, configs
 
 
-def _first_record(run: str, seq: int, event: RunStarted | RunForked, previous: bytes, seams: Seams) -> Record:
-    body, salt = to_json(event), seams.entropy(16)
-    header = Header(run, seq, type(event).__name__, seams.now_ms(), body_digest(salt, body))
-    return encode(header, body, salt, previous)
-
-
 def create_run(store: LogStore, config: RunConfig, seams: Seams | None = None) -> str:
     """A new run in this store; its id."""
     seams = seams or World()
     parse_retention(config.retention)
     run = new_run_id(seams)
-    record = _first_record(run, 1, RunStarted(config, CODE_VERSION), GENESIS, seams)
-    store.create(RunRow(run, seams.now_ms()), [record])
+    now = seams.now_ms()
+    _, record = seal(RunStarted(config, CODE_VERSION), run, 1, now, seams.entropy(16), GENESIS)
+    store.create(RunRow(run, now), [record])
     return run
 
 
@@ -135,8 +130,9 @@ def fork_run(
     owner = root_of_cut(store.row, parent, cut)
     run = new_run_id(seams)
     event = RunForked(parent, cut, config, tuple(found), bool(edits) if reuse is None else reuse)
-    record = _first_record(run, cut + 1, event, at_cut.digest, seams)
-    store.create(RunRow(run, seams.now_ms(), owner, cut), [record])
+    now = seams.now_ms()
+    _, record = seal(event, run, cut + 1, now, seams.entropy(16), at_cut.digest)
+    store.create(RunRow(run, now, owner, cut), [record])
     return run
 
 
@@ -186,16 +182,17 @@ class Runner:
         self.reuse: Reuse | None = None
         self._engine = engine
         self._config = config
-        self._writer_of = writer or (InlineWriter if isinstance(store, InMemoryStore) or replay else ThreadWriter)
+        self._writer_of = writer or (InlineWriter if isinstance(store, InMemoryStore) else ThreadWriter)
         self._observers = observers
         self._stream = stream
         self._take_over = take_over
         self._lease: Lease | None = None
         self._texts: dict[str, str] = {}
-        self._pending_blobs: list[Blob] = []
         self._index: RecallIndex | None = None
         self._running: dict[str, _Running] = {}
         self._fatal: BaseException | None = None
+        self._scope: anyio.CancelScope | None = None
+        self._group: Any = None
 
     async def __aenter__(self) -> "Runner":
         if self.replaying:
@@ -230,11 +227,12 @@ class Runner:
             self.reuse = Reuse(parent, forked.edits)
         writer = _ReplayWriter() if self.replaying else self._writer_of(self.store, self.run, epoch)
         self._writer: Writer = writer
-        policy = parse_retention((self._config or self.state.config).retention)
+        config = self._config or self.state.config
+        policy = parse_retention(config.retention)
         self.sequencer = Sequencer(
-            self.run, self.state, head, policy, writer, self.seams, self._observers, self._poison
+            self.run, self.state, head, policy, writer, self.seams, self._observers, self._stop
         )
-        self.slots = Slots((self._config or self.state.config).concurrency)
+        self.slots = Slots(config.concurrency)
 
     def _forked(self) -> RunForked | None:
         """How this run was forked, if it was (not how its ancestors were)."""
@@ -244,17 +242,11 @@ class Runner:
         event = decode(next(iter(self.store.read(self.run, after=row.cut, until=row.cut + 1)))).event
         return event if isinstance(event, RunForked) else None
 
-    def _poison(self, error: BaseException) -> None:
-        self._stop(error)
-
     def _stop(self, error: BaseException) -> None:
         if self._fatal is None:
             self._fatal = error
         if self._scope is not None:
             self._scope.cancel()
-
-    _scope: anyio.CancelScope | None = None
-    _group: Any = None
 
     # --- roots --------------------------------------------------------------------------------------------
 
@@ -493,8 +485,6 @@ class Runner:
 
     def delay_s(self, attempt: int, retry_after_s: float | None) -> float:
         """How long to wait before another attempt. Chance is not recorded: it changes time, not outcomes."""
-        from treering.runtime.retries import RetryPolicy
-
         draw = int.from_bytes(self.seams.entropy(4), "big") / (1 << 32)
         return RetryPolicy().delay_s(attempt, retry_after_s, draw)
 

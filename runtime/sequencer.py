@@ -9,11 +9,10 @@ the run: nothing more is answered.
 from collections.abc import Callable, Sequence
 
 import anyio
-import msgspec
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from treering.events.catalogue import Event, Header
-from treering.events.codec import Record, body_digest, chain_digest, to_json
+from treering.events.codec import Record, seal
 from treering.events.errors import StoreError
 from treering.events.log import Blob
 from treering.memory.retention import Retention
@@ -25,8 +24,6 @@ __all__ = ["Observer", "Sequencer"]
 
 Observer = Callable[[Header, Event], None]
 """Told of each event once it is on disk. For display only."""
-
-_header_encoder = msgspec.json.Encoder()
 
 
 class Sequencer:
@@ -75,16 +72,15 @@ class Sequencer:
             raise StoreError(f"the run was stopped: {self.poisoned}") from self.poisoned
         outcome: Event | None = None
         self._blobs.extend(blobs)
-        first = header = self._one(event, task, op, attempt)
+        first = self._one(event, task, op, attempt)
         caused: Event = event
         while (derived := derive(self.state, self.policy, first, caused)) is not None:
             about, caused = derived
-            header = self._one(caused, about.task, about.op, about.attempt)
+            self._one(caused, about.task, about.op, about.attempt)
             if about.op:
                 outcome = caused
         if not self._flying:
             self._fly()
-        del header
         return first.seq, outcome
 
     def keep(self, blob: Blob) -> None:
@@ -108,32 +104,33 @@ class Sequencer:
         await checkpoint_if_cancelled()  # who was ended from above meanwhile acts no more
 
     def _one(self, event: Event, task: str, op: int, attempt: int) -> Header:
-        body = to_json(event)
-        salt = self._seams.entropy(16)
-        header = Header(
+        header, record = seal(
+            event,
             self.run,
             self.state.seq + 1,
-            type(event).__name__,
             self._seams.now_ms(),
-            body_digest(salt, body),
+            self._seams.entropy(16),
+            self.head,
             task,
             op,
             attempt,
         )
-        encoded = _header_encoder.encode(header)
         try:
             evolve(self.state, header, event)
         except Exception as error:
             # The state is half changed: an event after this one would leave a gap in the log.
-            self.poisoned = error
-            if self._on_poison is not None:
-                self._on_poison(error)
+            self._poison(error)
             raise StoreError(f"the run was stopped: event {header.seq} does not fit its state ({error!r})") from error
-        self.head = chain_digest(self.head, encoded)
-        self._records.append(Record(header.seq, encoded, body, salt, self.head))
+        self.head = record.digest
+        self._records.append(record)
         if self._observers:
             self._told.append((header, event))
         return header
+
+    def _poison(self, error: BaseException) -> None:
+        self.poisoned = error
+        if self._on_poison is not None:
+            self._on_poison(error)
 
     def _fly(self) -> None:
         """Hand all that waits to the writer. Loops where the writer commits at once."""
@@ -151,11 +148,9 @@ class Sequencer:
         self._flying = False
         landed = self._landed
         if failed is not None:
-            self.poisoned = failed
+            self._poison(failed)
             if self._next_landed is not None:
                 self._next_landed.set()
-            if self._on_poison is not None:
-                self._on_poison(failed)
         else:
             self.durable_seq = self._flown[0]
             for header, event in self._flown[1]:

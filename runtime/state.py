@@ -9,7 +9,7 @@ recorded in: an outcome that comes early waits in `TaskState.waiting` until thos
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar, assert_never
+from typing import Any, assert_never
 
 import msgspec
 
@@ -64,8 +64,6 @@ __all__ = [
 FOLD_VERSION = 1
 """Grows with every change of what `evolve` computes; snapshots of other versions are ignored."""
 
-_E = TypeVar("_E")
-
 
 class Pool(msgspec.Struct):
     """A budget that some tasks share: what was used, and what calls in flight may still use."""
@@ -75,14 +73,12 @@ class Pool(msgspec.Struct):
     reserved: int = 0
     seconds: float = 0.0
     cost_micros: int = 0
-    aside: int = 0
     system: int = 0
 
 
 class Call(msgspec.Struct):
     """A model call without its outcome yet."""
 
-    seq: int
     called: ModelCalled
     reserved: int
 
@@ -109,10 +105,7 @@ class TaskState(msgspec.Struct):
     depth: int = 1
     system: bool = False
     status: str = "running"
-    ended: int = 0
-    key: str = ""
     children: int = 0
-    joined: bool = False
     next_op: int = 1
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -254,7 +247,6 @@ def _task_spawned(state: RunState, header: Header, event: TaskSpawned) -> None:
     task.op = header.op
     task.depth = parent.depth + (0 if system else 1) if parent else 1
     task.system = system
-    task.key = event.key
     if parent is None:
         state.roots.append(path)
         state.pools[path] = Pool(event.budget or state.config.budget)
@@ -263,9 +255,7 @@ def _task_spawned(state: RunState, header: Header, event: TaskSpawned) -> None:
             state.asked.pop(0)
     elif event.budget is not None:
         state.pools[path] = Pool(event.budget)
-        pool = state.pools[parent.pool]
-        pool.aside += event.budget.tokens or 0
-        pool.reserved += event.budget.tokens or 0
+        state.pools[parent.pool].reserved += event.budget.tokens or 0
     else:
         task.pool = parent.pool
     state.tasks[path] = task
@@ -277,10 +267,9 @@ def _task_spawned(state: RunState, header: Header, event: TaskSpawned) -> None:
         state.root_tasks[root] = state.root_tasks.get(root, 0) + 1
 
 
-def _end(state: RunState, path: str, status: str, seq: int) -> TaskState:
+def _end(state: RunState, path: str, status: str) -> TaskState:
     task = state.tasks[path]
     task.status = status
-    task.ended = seq
     if task.calls:
         for call in task.calls.values():
             state.pools[task.pool].reserved -= call.reserved
@@ -294,9 +283,7 @@ def _end(state: RunState, path: str, status: str, seq: int) -> TaskState:
         # What was set aside and not used goes back to the pool that it came from.
         own = state.pools.pop(path)
         above = state.pools[state.tasks[task.parent].pool]
-        aside = own.limit.tokens or 0
-        above.aside -= aside
-        above.reserved -= aside
+        above.reserved -= own.limit.tokens or 0
         above.tokens += own.tokens
         above.seconds += own.seconds
         above.cost_micros += own.cost_micros
@@ -305,23 +292,18 @@ def _end(state: RunState, path: str, status: str, seq: int) -> TaskState:
 
 
 def _task_finished(state: RunState, header: Header, event: TaskFinished) -> None:
-    task = _end(state, header.task, "finished", header.seq)
+    task = _end(state, header.task, "finished")
     if not task.parent:
         task.result = bytes(event.result).decode()
 
 
 def _task_failed(state: RunState, header: Header, event: TaskFailed) -> None:
-    _end(state, header.task, "failed", header.seq).failure = event.failure.message
+    _end(state, header.task, "failed").failure = event.failure.message
 
 
 def _task_cancelled(state: RunState, header: Header, event: TaskCancelled) -> None:
     if state.tasks[header.task].status == "running":
-        _end(state, header.task, "cancelled", header.seq).failure = event.reason
-
-
-def _task_joined(state: RunState, header: Header, event: TaskJoined) -> None:
-    state.tasks[event.child].joined = True
-    _close_op(state, header, event)
+        _end(state, header.task, "cancelled").failure = event.reason
 
 
 # --- ops ----------------------------------------------------------------------------------------------------
@@ -335,7 +317,7 @@ def _model_called(state: RunState, header: Header, event: ModelCalled) -> None:
         pool.reserved -= old.reserved
     reserved = event.prompt_tokens + event.max_tokens
     pool.reserved += reserved
-    task.calls[header.op] = Call(header.seq, event, reserved)
+    task.calls[header.op] = Call(event, reserved)
 
 
 def _model_replied(state: RunState, header: Header, event: ModelReplied) -> None:
@@ -407,7 +389,7 @@ def _refused(state: RunState, header: Header, event: Refused) -> None:
         # A spawn that is not allowed: the child is there, and never runs.
         for child in reversed(state.tasks.values()):
             if child.parent == header.task and child.op == header.op:
-                _end(state, child.path, "refused", header.seq).failure = event.what
+                _end(state, child.path, "refused").failure = event.what
                 break
 
 
@@ -429,20 +411,17 @@ def _close_op(state: RunState, header: Header, event: Event) -> None:
 
 def _apply(state: RunState, task: TaskState, header: Header, event: Event) -> None:
     """What an op does to its task's window and memory, and to the clock."""
-    kind = type(event)
-    if kind is TaskSpawned:
-        return
     memory = state.memory
     if isinstance(event, ModelReplied):
         call = task.calls.pop(header.op, None)
-        if call is None or event.failure is not None or not call.called.keep:
-            if call is not None and event.failure is None:
-                memory.tick(scope_of(task), _fresh_tokens(call.called) + event.tokens)
+        if call is None or event.failure is not None:
+            return
+        memory.tick(scope_of(task), sum(entry.tokens for entry in call.called.entries) + event.tokens)
+        if not call.called.keep:
             return
         if task.window is None:
             task.window = Window()
         task.window.enter(header.op, call.called, event)
-        memory.tick(scope_of(task), _fresh_tokens(call.called) + event.tokens)
         if task.path == task.root:
             memory.hold(task.window.memories())
     elif isinstance(event, TaskJoined):
@@ -453,10 +432,6 @@ def _apply(state: RunState, task: TaskState, header: Header, event: Event) -> No
         for hit in event.hits:
             if isinstance(hit.ref, MemoryRef):
                 memory.access(scope_of(task), hit.ref.id)
-
-
-def _fresh_tokens(called: ModelCalled) -> int:
-    return sum(entry.tokens for entry in called.entries)
 
 
 def _check_union(event: Event) -> None:
@@ -484,7 +459,7 @@ _APPLY: dict[type[Any], Callable[[RunState, Header, Any], None]] = {
     TaskFinished: _task_finished,
     TaskFailed: _task_failed,
     TaskCancelled: _task_cancelled,
-    TaskJoined: _task_joined,
+    TaskJoined: _op_event,
     ModelCalled: _model_called,
     ModelReplied: _model_replied,
     ToolCalled: _tool_called,

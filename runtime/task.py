@@ -445,7 +445,7 @@ class Task:
     ) -> Op[Answer]:
         number = self._next()
         says = [Say((prompt,))] if isinstance(prompt, str) else [prompt] if isinstance(prompt, Say) else list(prompt)
-        if system is not None and not self._window.entries and number == self._first_model_op(number):
+        if system is not None and not self._window.entries:  # whichever comes first brings it
             says.insert(0, Say((system,), "system", True))
         call = _Call(number, says, max_tokens, temperature, top_p, stop, keep, continuation)
 
@@ -459,9 +459,6 @@ class Task:
             await self._abandon_call(call, reason)
 
         return Op(self, number, "generate" if continuation is None else "score", perform, prepare, abandon)
-
-    def _first_model_op(self, number: int) -> int:
-        return number  # an empty window: whichever op comes first brings the system message
 
     async def _prepare(self, call: "_Call") -> None:
         record = self._runner.journal.take(self.path, call.number) or OpRecord()
@@ -712,7 +709,7 @@ class Task:
         summary, by = await self._runner.summarise(self, number, text, room, SUMMARY_SYSTEM, summary_prompt)
         method = "model"
         while not summary or self._runner.count(Message("user", prefix + summary)) > room + 8:
-            method, by = "extractive", by
+            method = "extractive"
             characters = min(room * 3, len(summary) * 3 // 4 if summary else room * 3)
             if characters < 24:
                 summary = summary[:24] or text[:24]

@@ -16,7 +16,6 @@ __all__ = [
     "Candidate",
     "answers_nothing",
     "coverage",
-    "pick_sentences",
     "question_prompt",
     "rank",
     "support",
@@ -26,7 +25,6 @@ SYSTEM = "You answer questions from a text. Answer in one short sentence, with w
 _NOTHING = re.compile(
     r"\b(?:not (?:mentioned|stated|specified|given|say)|no information|does not (?:say|mention))", re.I
 )
-_SENTENCE = re.compile(r"(?<=[.!?:])\s+(?=[A-Z`*(\"])|\n\s*\n")
 _MIN_COVERAGE = 0.5
 
 
@@ -40,7 +38,7 @@ class Candidate(msgspec.Struct, frozen=True):
     likelihood: float | None = None
 
 
-def question_prompt(passage: str, question: str) -> tuple[str, str]:
+def question_prompt(question: str) -> tuple[str, str]:
     """What comes before and after the passage in the prompt of one child."""
     return "Text:\n", f"\n\nQuestion: {question}\nAnswer in one short sentence."
 
@@ -84,17 +82,3 @@ def rank(candidates: Sequence[Candidate], question: str) -> list[Candidate]:
         return candidate.score / best + support(candidate.answer, question, candidate.passage) + like
 
     return sorted(kept, key=lambda candidate: (-worth(candidate), candidate.position))
-
-
-def pick_sentences(text: str, question: str, max_characters: int) -> str:
-    """The sentences of a text that share most terms with the question, in their order: an extract."""
-    sentences = [sentence.strip() for sentence in _SENTENCE.split(text) if sentence.strip()]
-    wanted = set(query_terms(question))
-    order = sorted(range(len(sentences)), key=lambda at: (-len(wanted & set(terms(sentences[at]))), at))
-    chosen: list[int] = []
-    room = max_characters
-    for at in order:
-        if len(sentences[at]) <= room:
-            chosen.append(at)
-            room -= len(sentences[at]) + 1
-    return " ".join(sentences[at] for at in sorted(chosen)) or text[:max_characters]

@@ -44,9 +44,7 @@ async def reader(task: Task, goal: str, paths: tuple[str, ...] = (), root: str =
     """Answer `goal` from the files `paths` (read on the first question of a run) and from what is remembered."""
     for path in paths:
         await task.add_input(path, root or None)
-    hits = await task.recall(goal, PASSAGES)
-    known = [hit for hit in hits if hit.tier != "source"]
-    passages = [hit for hit in hits if hit.tier == "source"]
+    passages = [hit for hit in await task.recall(goal, PASSAGES) if hit.tier == "source"]
     children = [task.spawn(read_passage, goal, passage=_span(hit)) for hit in passages]
     results = await task.gather(*children, return_failures=True)
     for result in results:
@@ -63,14 +61,13 @@ async def reader(task: Task, goal: str, paths: tuple[str, ...] = (), root: str =
     if not ranked:
         return Conclusion("The input does not answer this.", False)
     cited = [passages[candidate.position] for candidate in ranked]
-    del known
     await task.remember(f"{goal} {ranked[0].answer}", sources=cited[:1])
     return Conclusion(ranked[0].answer, True, tuple(_citation(hit) for hit in cited[:PASSAGES]))
 
 
 async def read_passage(task: Task, goal: str, passage: SourceSpan) -> dict[str, Any]:
     """What one passage says about `goal`, and how likely a reader of it would ask that."""
-    before, after = question_prompt(task.text(passage), goal)
+    before, after = question_prompt(goal)
     asked = Say((before, passage, after))
     likelihood = await task.score(Say((before, passage, "\n\nQuestion: ")), goal, system=SYSTEM)
     answer = await task.generate(asked, system=SYSTEM, max_tokens=ANSWER_TOKENS, stop=("\n\n",))
