@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from treering.events.codec import GENESIS, Record, decode_header
 from treering.events.errors import LeaseHeld, LeaseLost, RunNotFound, StoreError
-from treering.events.log import Blob, InboxRow, RunRow, lineage
+from treering.events.log import Blob, InboxRow, RunRow, clipped, lineage
 
 __all__ = ["InMemoryStore"]
 
@@ -81,12 +81,11 @@ class InMemoryStore:
     ) -> Iterator[Record]:
         self.row(run)
         wanted = None if kinds is None else frozenset(kinds)
-        for segment in lineage(self.row, run):
-            for record in list(self._records[segment.run]):
-                if record.seq <= max(after, segment.after):
-                    continue
-                if any(bound is not None and record.seq > bound for bound in (until, segment.until)):
-                    break
+        for part in clipped(self.row, run, after, until):
+            # Seqs are dense within a run's own part, so that the place of each is known.
+            first = self._rows[part.run].cut
+            high = None if part.until is None else part.until - first
+            for record in self._records[part.run][part.after - first : high]:
                 if task is not None or wanted is not None:
                     header = decode_header(record.header)
                     if (task is not None and header.task != task) or (
@@ -100,7 +99,6 @@ class InMemoryStore:
         for segment in lineage(self.row, run)[::-1]:
             kept = self._records[segment.run]
             if segment.until is not None:
-                # Seqs are dense within a run's own part, so that the cut's place is known.
                 kept = kept[: max(0, segment.until - segment.after)]
             if kept:
                 return kept[-1].seq, kept[-1].digest

@@ -12,7 +12,18 @@ import msgspec
 from treering.events.codec import Record
 from treering.events.errors import RunNotFound
 
-__all__ = ["Blob", "InboxRow", "Lease", "LogStore", "RunRow", "Segment", "find_run", "lineage", "root_of_cut"]
+__all__ = [
+    "Blob",
+    "InboxRow",
+    "Lease",
+    "LogStore",
+    "RunRow",
+    "Segment",
+    "clipped",
+    "find_run",
+    "lineage",
+    "root_of_cut",
+]
 
 
 class RunRow(msgspec.Struct, frozen=True):
@@ -135,6 +146,17 @@ def lineage(row_of: Callable[[str], RunRow], run: str) -> list[Segment]:
         if not row.parent:
             return segments[::-1]
         run, until = row.parent, row.cut
+
+
+def clipped(row_of: Callable[[str], RunRow], run: str, after: int, until: int | None) -> list[Segment]:
+    """The segments of a run's log that hold events `after` + 1 to `until` (None: all), cut to them."""
+    found: list[Segment] = []
+    for segment in lineage(row_of, run):
+        low = max(after, segment.after)
+        high = min((bound for bound in (until, segment.until) if bound is not None), default=None)
+        if high is None or low < high:
+            found.append(Segment(segment.run, low, high))
+    return found
 
 
 def root_of_cut(row_of: Callable[[str], RunRow], parent: str, cut: int) -> str:

@@ -19,7 +19,7 @@ from typing import TypeVar
 
 from treering.events.codec import GENESIS, Record
 from treering.events.errors import LeaseHeld, LeaseLost, RunNotFound, StoreError
-from treering.events.log import Blob, InboxRow, RunRow, lineage
+from treering.events.log import Blob, InboxRow, RunRow, Segment, clipped, lineage
 
 __all__ = ["SQLiteStore"]
 
@@ -234,20 +234,15 @@ class SQLiteStore:
         kinds: Iterable[str] | None = None,
     ) -> Iterator[Record]:
         wanted = None if kinds is None else list(kinds)
-        for segment in lineage(self.row, run):
-            low = max(after, segment.after)
-            high = min((bound for bound in (until, segment.until) if bound is not None), default=None)
-            if high is None or low < high:
-                yield from self._read_segment(segment.run, low, high, task, wanted)
+        for segment in clipped(self.row, run, after, until):
+            yield from self._read_segment(segment, task, wanted)
 
-    def _read_segment(
-        self, run: str, after: int, until: int | None, task: str | None, kinds: list[str] | None
-    ) -> Iterator[Record]:
+    def _read_segment(self, part: Segment, task: str | None, kinds: list[str] | None) -> Iterator[Record]:
         query = "SELECT seq, header, body, salt, digest FROM events WHERE n = ? AND seq > ?"
-        values: list[object] = [self._guard(lambda: self._number(self._connection(), run)), after]
-        if until is not None:
+        values: list[object] = [self._guard(lambda: self._number(self._connection(), part.run)), part.after]
+        if part.until is not None:
             query += " AND seq <= ?"
-            values.append(until)
+            values.append(part.until)
         if task is not None:
             query += " AND task = ?"
             values.append(task)

@@ -5,7 +5,8 @@ model and reads no store. The index is a cache of the folded state. Invariant: h
 function of the view and the query, never of the order in which siblings wrote.
 """
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_right
+from collections.abc import Callable
 
 import msgspec
 
@@ -41,21 +42,26 @@ class RecallIndex:
         self._memories = LexicalIndex()
         self._ids: list[str] = []
         self._passages = LexicalIndex()
-        self._spans: list[tuple[str, Passage]] = []
-        self._sources: dict[str, str] = {}
+        self._spans: list[SourceSpan] = []
+        self._sources: dict[str, tuple[str, list[Passage]]] = {}
+
+    @property
+    def sources(self) -> int:
+        """How many sources are indexed. Sources are only ever added."""
+        return len(self._sources)
 
     def add_source(self, digest: str, name: str, text: str) -> None:
-        """Cut a source into passages and index them; doing it twice is harmless."""
-        if digest in self._sources:
-            return
-        self._sources[digest] = name
-        for passage in cut(text):
+        """Cut a source into passages and index them."""
+        passages = cut(text)
+        self._sources[digest] = (name, passages)
+        for passage in passages:
             self._passages.add(len(self._spans), text[passage.start : passage.end], f"{passage.heading} {name}")
-            self._spans.append((digest, passage))
+            self._spans.append(SourceSpan(digest, passage.start, passage.end))
 
     def passages(self, digest: str) -> list[SourceSpan]:
         """The passages of one source, in order."""
-        return [SourceSpan(digest, passage.start, passage.end) for source, passage in self._spans if source == digest]
+        _, passages = self._sources.get(digest, ("", []))
+        return [SourceSpan(digest, passage.start, passage.end) for passage in passages]
 
     def recall(self, hierarchy: Hierarchy, view: View, query: str, k: int, over: str) -> list[HitRecord]:
         """The best `k` of each of the tiers that `over` names: `memory`, `sources` or `all`.
@@ -75,12 +81,11 @@ class RecallIndex:
 
     def describe(self, ref: Ref) -> tuple[str, str]:
         """The name of the source a passage stands in, and the headings above it."""
-        if isinstance(ref, SourceSpan):
-            for source, passage in self._spans:
-                if source == ref.source and passage.start <= ref.start < passage.end:
-                    return self._sources[source], passage.heading
-            return self._sources.get(ref.source, ""), ""
-        return "", ""
+        if not isinstance(ref, SourceSpan):
+            return "", ""
+        name, passages = self._sources.get(ref.source, ("", []))
+        at = bisect_right(passages, ref.start, key=lambda passage: passage.start) - 1
+        return name, passages[at].heading if at >= 0 and ref.start < passages[at].end else ""
 
     def _follow(self, hierarchy: Hierarchy) -> None:
         for id in list(hierarchy.memories)[len(self._ids) :]:
@@ -94,10 +99,4 @@ class RecallIndex:
         return [HitRecord(MemoryRef(id), -negative, tier) for negative, id in ordered[:k]]
 
     def _search_sources(self, query: str, k: int) -> list[HitRecord]:
-        hits: Iterable[tuple[int, float]] = self._passages.search(query, k)
-        return [
-            HitRecord(
-                SourceSpan(self._spans[doc][0], self._spans[doc][1].start, self._spans[doc][1].end), score, "source"
-            )
-            for doc, score in hits
-        ]
+        return [HitRecord(self._spans[doc], score, "source") for doc, score in self._passages.search(query, k)]

@@ -10,7 +10,7 @@ import sys
 import typing
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -30,7 +30,7 @@ class Agents:
 
     def __init__(self, known: dict[str, AgentFunction] | None = None) -> None:
         self._known = dict(known or {})
-        self._hints: dict[Any, dict[str, Any]] = {}
+        self._shapes: dict[AgentFunction, _Shape] = {}
 
     def resolve(self, agent: AgentFunction | str) -> tuple[str, AgentFunction]:
         """The name under which an agent is recorded, and its function. Raises UsageError."""
@@ -66,7 +66,7 @@ class Agents:
 
     def returns(self, function: AgentFunction) -> Any:
         """What an agent says it returns; Any if it does not say."""
-        return self._annotations(function).get("return", Any)
+        return self._shape(function).hints.get("return", Any)
 
     def convert(self, result: bytes | msgspec.Raw, type_: Any) -> Any:
         """A recorded result as the type that its agent announces."""
@@ -77,23 +77,30 @@ class Agents:
 
     async def invoke(self, function: AgentFunction, task: Any, goal: str, inputs: bytes) -> Any:
         """Call an agent with what its parameters ask for: the task, the goal, then the inputs by name."""
-        hints = self._annotations(function)
+        shape = self._shape(function)
         given = {
-            name: msgspec.convert(value, hints[name]) if name in hints else value
+            name: msgspec.convert(value, shape.hints[name]) if name in shape.hints else value
             for name, value in msgspec.json.decode(inputs).items()
         }
-        parameters = list(inspect.signature(function).parameters)
-        if len(parameters) > 1 and parameters[1] not in given:
+        if shape.second and shape.second not in given:
             return await function(task, goal, **given)
         return await function(task, **given)
 
-    def _annotations(self, function: AgentFunction) -> dict[str, Any]:
-        found = self._hints.get(function)
+    def _shape(self, function: AgentFunction) -> "_Shape":
+        found = self._shapes.get(function)
         if found is None:
             try:
-                found = typing.get_type_hints(function)
+                hints = typing.get_type_hints(function)
             except NameError:  # an annotation that only a type checker can resolve
-                found = {}
-            found = {name: hint for name, hint in found.items() if hint is not type(None)}
-            self._hints[function] = found
+                hints = {}
+            parameters = [*inspect.signature(function).parameters, "", ""]
+            found = _Shape({name: hint for name, hint in hints.items() if hint is not type(None)}, parameters[1])
+            self._shapes[function] = found
         return found
+
+
+class _Shape(NamedTuple):
+    """What an agent's annotations say, and the name of its second parameter ("" for none)."""
+
+    hints: dict[str, Any]
+    second: str

@@ -6,6 +6,7 @@ after a crash at any instant, `Runner` on the same log goes on from what is on d
 """
 
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import anyio
@@ -518,7 +519,7 @@ class Runner:
         """The recall index, with all sources so far. A cache of the state."""
         if self._index is None:
             self._index = RecallIndex()
-        for source in self.state.sources.values():
+        for source in islice(self.state.sources.values(), self._index.sources, None):
             self._index.add_source(source.source, source.name, self._source_text(source.source))
         return self._index
 
