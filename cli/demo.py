@@ -29,15 +29,15 @@ def demo(model: str, store: str | None) -> None:
         note("fetching the embedded model (98 MB) unless it is here")
         pull(model)
     with closing(open_store(store, create=True)) as opened, tempfile.TemporaryDirectory() as folder:
+        engine = load(model)  # once for all three: loading takes seconds
         click.echo(f"\n> treering run {_QUESTION!r} --input pydoc:topics")
-        engine = load(model)
         inputs = {"paths": ["pydoc:topics"], "root": ""}
-        run, first = start_run(opened, engine, config_of(engine, "reader", model), _QUESTION, inputs, False)
+        config = config_of(engine, "reader", model)
+        run, first = start_run(opened, engine, config, _QUESTION, inputs, False, keep=True)
         click.echo(f"\n> treering ask {run} {_NEXT!r}")
-        second = ask_run(opened, run, _NEXT, False)
+        second = ask_run(opened, run, _NEXT, False, engine)
         path = _slice(Path(folder))
         click.echo("\n> treering run 'Shorten this' --agent digest --input topics.txt")
-        engine = load(model)
         inputs = {"paths": [str(path)], "root": ""}
         other, third = start_run(opened, engine, config_of(engine, "digest", model), "Shorten this", inputs, False)
         click.echo(f"\n> treering show {run}")

@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from treering.cli.opening import json_option, open_store, store_option
-from treering.cli.printing import describe, event_object, one_line, print_json, print_tree
+from treering.cli.printing import answer_of, costs_of, describe, event_object, one_line, print_json, print_tree
 from treering.events.catalogue import EVENT_TYPES
 from treering.events.codec import decode
 from treering.events.errors import UsageError
@@ -80,15 +80,13 @@ def show(name: str, at: int | None, call: int | None, store: str | None, as_json
 
 def _state_object(run: str, state: RunState) -> dict[str, Any]:
     result = state.tasks[state.roots[-1]].result if state.roots else ""
-    answer = msgspec.json.decode(result) if result else None
-    cited = answer.get("citations", []) if isinstance(answer, dict) else []
+    answer, _, citations = answer_of(msgspec.json.decode(result) if result else None)
     hot = sum(state.memory.is_hot(id) for id in state.memory.memories)
-    totals = state.totals
     return {
         "run": run,
         "status": state.status,
-        "answer": answer["answer"] if isinstance(answer, dict) and "answer" in answer else answer,
-        "citations": cited,
+        "answer": answer,
+        "citations": citations,
         "events": state.seq,
         "tasks": [
             {
@@ -105,9 +103,7 @@ def _state_object(run: str, state: RunState) -> dict[str, Any]:
         ],
         "sources": [source.name for source in state.sources.values()],
         "memories": {"hot": hot, "cold": len(state.memory.memories) - hot},
-        "tokens": {"prompt": totals.prompt, "cached": totals.cached, "generated": totals.generated},
-        "seconds": round(totals.seconds, 3),
-        "reused": totals.reused,
+        **costs_of(state),
     }
 
 

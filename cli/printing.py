@@ -15,6 +15,8 @@ from treering.runtime.runner import Outcome
 from treering.runtime.state import RunState, parent_path
 
 __all__ = [
+    "answer_of",
+    "costs_of",
     "describe",
     "event_object",
     "is_terminal",
@@ -48,17 +50,31 @@ def one_line(text: str, width: int = 90) -> str:
 def result_object(run: str, state: RunState, outcome: Outcome | None) -> dict[str, Any]:
     """A run and how its last question ended, with keys that stay."""
     result = outcome.result if outcome is not None else None
-    said = result if isinstance(result, dict) and "answer" in result else None
-    totals = state.totals
+    answer, found, citations = answer_of(result)
     return {
         "run": run,
         "status": outcome.status if outcome is not None else state.status,
-        "answer": said["answer"] if said is not None else result,
-        "found": said.get("found") if said is not None else None,
-        "citations": list(said.get("citations", ())) if said is not None else [],
+        "answer": answer,
+        "found": found,
+        "citations": citations,
         "error": outcome.error if outcome is not None else "",
         "events": state.seq,
         "tasks": len(state.tasks),
+        **costs_of(state),
+    }
+
+
+def answer_of(result: Any) -> tuple[Any, bool | None, list[Any]]:
+    """What an agent's result says: the answer, whether one was found, the citations. Any other JSON is the answer."""
+    if not isinstance(result, dict) or "answer" not in result:
+        return result, None, []
+    return result["answer"], result.get("found"), list(result.get("citations", ()))
+
+
+def costs_of(state: RunState) -> dict[str, Any]:
+    """What a run cost so far, with keys that stay."""
+    totals = state.totals
+    return {
         "tokens": {"prompt": totals.prompt, "cached": totals.cached, "generated": totals.generated},
         "seconds": round(totals.seconds, 3),
         "reused": totals.reused,

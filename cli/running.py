@@ -78,8 +78,10 @@ def config_of(engine: Engine, agent: str, model: str, **settings: Any) -> RunCon
     )
 
 
-def perform(store: LogStore, run: str, engine: Engine | None, action: Action, quiet: bool, **options: Any) -> int:
-    """Open the run, do `action`, print what came of it; the exit code."""
+def perform(
+    store: LogStore, run: str, engine: Engine | None, action: Action, quiet: bool, keep: bool = False, **options: Any
+) -> int:
+    """Open the run, do `action`, print what came of it; the exit code. Closes the engine, unless told to `keep` it."""
     found: dict[str, Any] = {}
 
     async def work() -> None:
@@ -88,7 +90,7 @@ def perform(store: LogStore, run: str, engine: Engine | None, action: Action, qu
                 async with Runner(store, run, engine, observers=[observer], **options) as runner:
                     found.update(result_object(run, runner.state, await action(runner)))
         finally:
-            if engine is not None:
+            if engine is not None and not keep:
                 with anyio.CancelScope(shield=True):
                     await engine.aclose()
 
@@ -128,21 +130,32 @@ async def _interruptible(work: Callable[[], Awaitable[None]]) -> bool:
 
 
 def start_run(
-    store: LogStore, engine: Engine, config: RunConfig, question: str, inputs: dict[str, Any], quiet: bool
+    store: LogStore,
+    engine: Engine,
+    config: RunConfig,
+    question: str,
+    inputs: dict[str, Any],
+    quiet: bool,
+    keep: bool = False,
 ) -> tuple[str, int]:
     """A new run with its first question; its id and the exit code."""
     name = create_run(store, config)
     if not quiet:
         note(f"run {name}")
-    return name, perform(store, name, engine, lambda runner: runner.ask(question, inputs), quiet)
+    return name, perform(store, name, engine, lambda runner: runner.ask(question, inputs), quiet, keep)
 
 
 def ask_run(store: LogStore, name: str, question: str, quiet: bool, engine: Engine | None = None) -> int:
-    """The next question of a run; the exit code. If another process holds the run, it will take the question."""
-    state = open_log(store, name)[0]
-    engine = engine or load(state.config.model, state.config.base_url)
+    """The next question of a run; the exit code. If another process holds the run, it will take the question.
+
+    An `engine` that is given stays the caller's to close.
+    """
+    keep = engine is not None
+    if engine is None:
+        config = open_log(store, name)[0].config
+        engine = load(config.model, config.base_url)
     try:
-        return perform(store, name, engine, lambda runner: runner.ask(question), quiet)
+        return perform(store, name, engine, lambda runner: runner.ask(question), quiet, keep)
     except LeaseHeld:
         store.post(name, "ask", question)
         note(f"another process holds run {name}: the question waits for it; treering show {name}")
