@@ -5,14 +5,15 @@ Owns the state at an event and the exact prompt of a call. It reads, and asks no
 
 import msgspec
 
-from treering.events.catalogue import MemoryRef, ModelCalled, ModelReplied, Ref, SourceSpan
+from treering.events.catalogue import ModelCalled, ModelReplied, Ref
 from treering.events.codec import decode
-from treering.events.errors import StoreError, UsageError
+from treering.events.errors import UsageError
 from treering.events.log import LogStore
 from treering.memory.windows import render
 from treering.runtime.engine import Message
 from treering.runtime.runner import open_log
 from treering.runtime.state import RunState
+from treering.runtime.texts import Texts
 
 __all__ = ["Prompt", "prompt_of", "state_at"]
 
@@ -33,17 +34,14 @@ class Prompt(msgspec.Struct, frozen=True):
 
 def state_at(store: LogStore, run: str, at: int | None = None) -> RunState:
     """The folded state after event `at`, or after the last. Raises UsageError for an event that is not there."""
-    last, _ = store.head(run)
-    if at is not None and not 1 <= at <= last:
-        raise UsageError(f"expected an event from 1 to {last}, found {at}")
+    if at is not None:
+        _check_seq(store, run, at)
     return open_log(store, run, until=at)[0]
 
 
 def prompt_of(store: LogStore, run: str, seq: int) -> Prompt:
     """The prompt of the model call that event `seq` is the call or the reply of."""
-    last, _ = store.head(run)
-    if not 1 <= seq <= last:
-        raise UsageError(f"expected an event from 1 to {last}, found {seq}")
+    _check_seq(store, run, seq)
     header = decode(next(iter(store.read(run, after=seq - 1, until=seq)))).header
     if header.kind not in ("ModelCalled", "ModelReplied"):
         raise UsageError(f"expected event {seq} to be a model call (ModelCalled, ModelReplied), found {header.kind}")
@@ -64,9 +62,10 @@ def prompt_of(store: LogStore, run: str, seq: int) -> Prompt:
         raise UsageError(f"expected the call that event {seq} answers, found none: its body was destroyed")
     state = state_at(store, run, call_seq - 1)
     window = state.tasks[header.task].window
+    texts = Texts(store)
 
     def text_of(ref: Ref) -> str:
-        return _text(store, state, ref)
+        return texts.of(ref, state.memory)
 
     entries = [item.entry for item in window.entries] if window is not None else []
     messages = tuple(Message(entry.role, render(entry.parts, text_of)) for entry in (*entries, *called.entries))
@@ -83,12 +82,7 @@ def prompt_of(store: LogStore, run: str, seq: int) -> Prompt:
     )
 
 
-def _text(store: LogStore, state: RunState, ref: Ref) -> str:
-    match ref:
-        case SourceSpan(source=source, start=start, end=end):
-            text = store.blob(source)
-            if text is None:
-                raise StoreError(f"expected the text of a source as blob {source}, found none: it was destroyed")
-            return text[start:end]
-        case MemoryRef(id=id):
-            return state.memory.memories[id].text
+def _check_seq(store: LogStore, run: str, seq: int) -> None:
+    last, _ = store.head(run)
+    if not 1 <= seq <= last:
+        raise UsageError(f"expected an event from 1 to {last}, found {seq}")

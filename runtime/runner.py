@@ -25,7 +25,6 @@ from treering.events.catalogue import (
     RunForked,
     RunResumed,
     RunStarted,
-    SourceSpan,
     TaskCancelled,
     TaskFailed,
     TaskFinished,
@@ -49,6 +48,7 @@ from treering.runtime.sequencer import Observer, Sequencer
 from treering.runtime.slots import Slots
 from treering.runtime.state import RunState, evolve, new_state, parent_path
 from treering.runtime.task import Task
+from treering.runtime.texts import Texts
 
 __all__ = ["CODE_VERSION", "Outcome", "Runner", "create_run", "fork_run", "open_log"]
 
@@ -188,7 +188,7 @@ class Runner:
         self._stream = stream
         self._take_over = take_over
         self._lease: Lease | None = None
-        self._texts: dict[str, str] = {}
+        self.texts = Texts(store)
         self._index: RecallIndex | None = None
         self._running: dict[str, _Running] = {}
         self._fatal: BaseException | None = None
@@ -491,25 +491,7 @@ class Runner:
 
     def text(self, ref: Ref) -> str:
         """The text that a reference stands for."""
-        if isinstance(ref, SourceSpan):
-            return self._source_text(ref.source)[ref.start : ref.end]
-        memory = self.state.memory.memories.get(ref.id)
-        if memory is None:
-            raise UsageError(f"expected a memory of this run, found {ref.id}")
-        return memory.text
-
-    def _source_text(self, digest: str) -> str:
-        text = self._texts.get(digest)
-        if text is None:
-            text = self.store.blob(digest)
-            if text is None:
-                raise StoreError(f"expected the text of a source as blob {digest}, found none: it was destroyed")
-            self._texts[digest] = text
-        return text
-
-    def keep_text(self, digest: str, text: str) -> None:
-        """A source's text is known before its blob is on disk."""
-        self._texts[digest] = text
+        return self.texts.of(ref, self.state.memory)
 
     def keep_blob(self, blob: Blob) -> None:
         """A blob that shall be committed with the next event."""
@@ -520,7 +502,7 @@ class Runner:
         if self._index is None:
             self._index = RecallIndex()
         for source in islice(self.state.sources.values(), self._index.sources, None):
-            self._index.add_source(source.source, source.name, self._source_text(source.source))
+            self._index.add_source(source.source, source.name, self.texts.source(source.source))
         return self._index
 
     def hit(self, record: HitRecord) -> Hit:

@@ -807,7 +807,7 @@ class Task:
             event = InputAdded(
                 found.name, digest, len(found.text), found.bytes, found.digest, found.media_type, request
             )
-            self._runner.keep_text(digest, found.text)
+            self._runner.texts.keep(digest, found.text)
             seq, _ = self._runner.sequencer.append(event, self.path, number, blobs=(Blob(digest, found.text),))
             await self._runner.sequencer.durable(seq)
             return event
