@@ -1,5 +1,6 @@
 """What agent code may meet: the typed failures of ops and tasks."""
 
+from treering.events.catalogue import Refused
 from treering.events.errors import TreeringError, UsageError
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "ReplayEnded",
     "ToolFailed",
     "WindowTooSmall",
+    "refusal",
 ]
 
 
@@ -67,3 +69,9 @@ class OutcomeUnknown(TreeringError):
 
 class ReplayEnded(TreeringError):
     """A replay reached the end of its log."""
+
+
+def refusal(refused: Refused, path: str) -> BudgetExceeded | LimitReached:
+    """What a recorded refusal raises in the task `path`."""
+    text = f"task {path}: {refused.what} allows {refused.limit:g}, {refused.needed:g} would be needed"
+    return BudgetExceeded(text) if refused.what.startswith("budget") else LimitReached(text)

@@ -462,6 +462,11 @@ class Runner:
 
     # --- what tasks ask for -------------------------------------------------------------------------------
 
+    def need_live(self, path: str, op: int, what: str) -> None:
+        """Raises ReplayEnded in a replay: what is not recorded is not performed."""
+        if self.replaying:
+            raise ReplayEnded(f"task {path} op {op} ({what}) is not recorded: the log ends before it")
+
     def config_at(self, seq: int | None) -> RunConfig:
         """The configuration that held when event `seq` was written; None: now."""
         if seq:

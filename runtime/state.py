@@ -116,6 +116,10 @@ class TaskState(msgspec.Struct):
     result: str = ""
     failure: str = ""
 
+    def closed(self, op: int) -> bool:
+        """Whether the log holds the outcome of this op."""
+        return op < self.next_op or op in self.waiting
+
 
 class Totals(msgspec.Struct):
     """Sums over a run, for people."""

@@ -5,9 +5,6 @@ holds is returned, what it does not hold is performed and recorded. It never wri
 Invariant: for the same log, the same code makes the same requests.
 """
 
-import difflib
-import json
-import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,22 +14,15 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from treering.events.catalogue import (
     Budget,
-    Compacted,
-    Entry,
     Failure,
     InputAdded,
     MemoryRef,
-    ModelCalled,
-    ModelReplied,
-    Part,
     Recalled,
     Ref,
     Refused,
     Remembered,
-    RunConfig,
     Sampled,
     SourceSpan,
-    Spill,
     TaskCancelled,
     TaskFailed,
     TaskFinished,
@@ -40,40 +30,32 @@ from treering.events.catalogue import (
     TaskSpawned,
     ToolCalled,
     ToolReturned,
-    Usage,
 )
 from treering.events.codec import text_digest, to_json
-from treering.events.errors import Divergence, TreeringError, UsageError
+from treering.events.errors import UsageError
 from treering.events.log import Blob
-from treering.memory.compaction import (
-    SUMMARY_SYSTEM,
-    choose_span,
-    extract,
-    measure_loss,
-    summary_prompt,
-)
 from treering.memory.hierarchy import memory_id
 from treering.memory.recall import Hit
-from treering.memory.windows import EMPTY_DIGEST, Window, render, roll
-from treering.runtime.digests import call_seed, generate_digest, plain_digest, spawn_digest
-from treering.runtime.engine import ContextOverflow, EngineError, EngineTransientError, Message, Reply, Request
+from treering.runtime.calling import Answer, ModelCalls, Prompt, Say, ref_of
+from treering.runtime.digests import plain_digest, spawn_digest
+from treering.runtime.divergence import diverged
+from treering.runtime.engine import Message
 from treering.runtime.errors import (
     BudgetExceeded,
     ChildCancelled,
     ChildFailed,
     LimitReached,
-    ModelFailed,
     OpMisused,
     OpTimeout,
     OutcomeUnknown,
-    ReplayEnded,
     ToolFailed,
-    WindowTooSmall,
+    refusal,
 )
 from treering.runtime.journal import OpRecord
 from treering.runtime.ops import Op, abandon_all, prepare_all, run_together, run_until_first, settled
+from treering.runtime.registry import AgentFunction
 from treering.runtime.seams import current_task
-from treering.runtime.state import TaskState, depth_of, scope_of
+from treering.runtime.state import TaskState, scope_of
 
 if TYPE_CHECKING:
     from treering.runtime.runner import Runner
@@ -81,29 +63,6 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Child", "Prompt", "Say", "Task"]
 
 T = TypeVar("T")
-AgentFunction = Callable[..., Awaitable[Any]]
-
-
-class Say(msgspec.Struct, frozen=True):
-    """A message for a window. `parts` mixes text with references, hits and passages; `pinned` stays verbatim."""
-
-    parts: tuple[str | Ref | Hit, ...]
-    role: str = "user"
-    pinned: bool = False
-
-
-Prompt = str | Say | Sequence[Say]
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What a model answered. `finish` is `stop` or `length`."""
-
-    text: str
-    finish: str = "stop"
-    logprob: float | None = None
-
-    def __str__(self) -> str:
-        return self.text
 
 
 class Child:
@@ -140,10 +99,7 @@ class Task:
         self._spawned = 0
         self._open: dict[int, Op[Any]] = {}
         self._children: list[Child] = []
-        self._window = Window()
-        self._rolling: str | None = EMPTY_DIGEST
-        self._arrived: list[tuple[int, ModelCalled, ModelReplied]] = []
-        self._equal: dict[str, int] = {}
+        self._calls = ModelCalls(self, runner, window_tokens, keys)
         self._coroutine = current_task()
         self._deadline = anyio.current_effective_deadline()
 
@@ -166,12 +122,8 @@ class Task:
         del self._open[id(op)]
 
     def settle(self) -> None:
-        """Called once an await is over: what came enters the window in the order of ops."""
-        if self._arrived:
-            for op, called, replied in sorted(self._arrived, key=lambda item: item[0]):
-                self._window.enter(op, called, replied)
-                self._roll_in(called.entries, replied.text)
-            self._arrived.clear()
+        """Called once an await is over: the replies that came enter the window."""
+        self._calls.settle()
 
     def _misused(self, why: str) -> OpMisused:
         return OpMisused(f"task {self.path}: {why}")
@@ -189,36 +141,8 @@ class Task:
             return OpRecord()
         recorded = record.request
         if recorded and request and recorded != request:
-            raise self._divergence(number, record, asked)
+            raise diverged(self._runner.run, self.path, number, record, asked)
         return record
-
-    def _divergence(self, number: int, record: OpRecord, asked: str | bytes) -> Divergence:
-        if isinstance(asked, bytes):
-            asked = json.dumps(json.loads(asked), indent=1, sort_keys=True)
-        before = json.dumps(json.loads(to_json(record.called or record.outcome)), indent=1, sort_keys=True)
-        diff = "\n".join(
-            difflib.unified_diff(before.splitlines(), asked.splitlines(), "recorded", "asked", lineterm="", n=1)
-        )
-        kind = type(record.called or record.outcome).__name__
-        at = max(0, record.seq - 1)
-        return Divergence(
-            self.path,
-            number,
-            kind,
-            "something else",
-            diff,
-            _agent_line(),
-            f"to go on from there: treering fork {self._runner.run} --at {at}",
-        )
-
-    def _need_live(self, number: int, what: str) -> None:
-        if self._runner.replaying:
-            raise ReplayEnded(f"task {self.path} op {number} ({what}) is not recorded: the log ends before it")
-
-    def _closed(self, number: int) -> bool:
-        """Whether the log holds the outcome of an op of this task."""
-        state = self._state
-        return number < state.next_op or number in state.waiting
 
     @property
     def _state(self) -> TaskState:
@@ -337,7 +261,7 @@ class Task:
         if isinstance(record.outcome, TaskSpawned):
             path = record.outcome.path
         else:
-            self._need_live(number, "spawn")
+            self._runner.need_live(self.path, number, "spawn")
             path = f"{self.path}.{self._spawned}"
             event = TaskSpawned(path, name, goal, msgspec.Raw(encoded), key, budget, window, request)
             _, refused = self._runner.sequencer.append(event, self.path, number)
@@ -362,13 +286,13 @@ class Task:
             record = self._take(number, request, f"join of {child.path}")
             ended = await self._runner.wait_child(child.path)
             if record.outcome is None:
-                self._need_live(number, "join")
+                self._runner.need_live(self.path, number, "join")
                 seq, _ = self._runner.sequencer.append(TaskJoined(child.path, request), self.path, number)
                 await self._runner.sequencer.durable(seq)
             return self._child_result(child, ended)
 
         async def abandon(reason: str) -> None:
-            if not self._closed(number):
+            if not self._state.closed(number):
                 self._runner.cancel_tree(child.path, reason)
                 seq, _ = self._runner.sequencer.append(
                     Sampled("abandoned", msgspec.Raw(to_json(reason))), self.path, number
@@ -383,7 +307,7 @@ class Task:
         if isinstance(ended, TaskFailed):
             raise ChildFailed(child.path, ended.failure.message)
         if isinstance(ended, Refused):
-            raise _refusal(ended, child.path)
+            raise refusal(ended, child.path)
         raise ChildCancelled(child.path, ended.reason if isinstance(ended, TaskCancelled) else "it never ran")
 
     def cancel(self, child: Child) -> Op[bool]:
@@ -395,7 +319,7 @@ class Task:
             record = self._take(number, request, f"cancel of {child.path}")
             if isinstance(record.outcome, Sampled):
                 return bool(msgspec.json.decode(record.outcome.value))
-            self._need_live(number, "cancel")
+            self._runner.need_live(self.path, number, "cancel")
             running = self._runner.cancel_tree(child.path, "its parent cancelled it")
             await self._sample(number, "cancel", running, request)
             return running
@@ -443,322 +367,34 @@ class Task:
         keep: bool,
         continuation: str | None,
     ) -> Op[Answer]:
-        number = self._next()
-        says = [Say((prompt,))] if isinstance(prompt, str) else [prompt] if isinstance(prompt, Say) else list(prompt)
-        if system is not None and not self._window.entries:  # whichever comes first brings it
-            says.insert(0, Say((system,), "system", True))
-        call = _Call(number, says, max_tokens, temperature, top_p, stop, keep, continuation)
-
-        async def prepare() -> None:
-            await self._prepare(call)
-
-        async def perform() -> Answer:
-            return await self._perform(call)
-
-        async def abandon(reason: str) -> None:
-            await self._abandon_call(call, reason)
-
-        return Op(self, number, "generate" if continuation is None else "score", perform, prepare, abandon)
-
-    async def _prepare(self, call: "_Call") -> None:
-        record = self._runner.journal.take(self.path, call.number) or OpRecord()
-        call.record = record
-        recorded = record.called if isinstance(record.called, ModelCalled) else None
-        call.entries = (
-            tuple(self._entry(say, call) for say in call.says) if recorded is None else self._sized(call, recorded)
+        number, calls = self._next(), self._calls
+        call = calls.call(number, prompt, system, max_tokens, temperature, top_p, stop, keep, continuation)
+        return Op(
+            self,
+            number,
+            "generate" if continuation is None else "score",
+            lambda: calls.perform(call),
+            lambda: calls.prepare(call),
+            lambda reason: calls.abandon(call, reason),
         )
-        for compaction in record.compactions:
-            self._window.compact(call.number, compaction)
-            self._rolling = None
-        if recorded is None:
-            call.too_small = await self._make_room(call)
-        messages = self._digest_with(call.entries)
-        if recorded is not None:
-            then = self._request_digest(call, messages, self._runner.config_at(record.called_seq))
-            if recorded.request != then:
-                asked = "\n".join(render(tuple(map(_ref_of, say.parts)), self.text) for say in call.says)
-                raise self._divergence(call.number, record, asked)
-        # A call still in flight when a fork changed the model is a new request.
-        config = self._runner.config_at(record.called_seq if record.outcome is not None else None)
-        call.request = self._request_digest(call, messages, config)
-        self._equal[call.request] = call.occurrence = self._equal.get(call.request, 0) + 1
-        call.prompt = [
-            Message(item.entry.role, render(item.entry.parts, self.text)) for item in self._window.entries
-        ] + [Message(entry.role, render(entry.parts, self.text)) for entry in call.entries]
-        call.prompt_tokens = (
-            self._window.tokens + sum(entry.tokens for entry in call.entries) + config.overhead_tokens
-        )
-
-    def _request_digest(self, call: "_Call", messages: str, config: RunConfig) -> str:
-        return generate_digest(
-            config.weights,
-            config.template,
-            messages,
-            call.max_tokens,
-            call.temperature,
-            call.top_p,
-            call.stop,
-            config.seed,
-            call.continuation,
-        )
-
-    async def _perform(self, call: "_Call") -> Answer:
-        record = call.record
-        assert record is not None
-        outcome = record.outcome
-        if isinstance(outcome, Refused):
-            raise _refusal(outcome, self.path)
-        if isinstance(outcome, ModelReplied):
-            assert isinstance(record.called, ModelCalled)
-            return self._arrive(call, record.called, outcome)
-        taken = ModelReplied(failure=Failure("window", call.too_small)) if call.too_small else self._take_over(call)
-        if taken is None:
-            self._need_live(call.number, "generate")
-            async with self._runner.slots.hold(depth_of(self.path)):
-                called, replied = await self._attempts(call)
-            await checkpoint_if_cancelled()
-        else:
-            called = self._called(call, "")
-            _, refused = self._runner.sequencer.append(called, self.path, call.number, 1)
-            if isinstance(refused, Refused):
-                await self._runner.sequencer.durable()
-                raise _refusal(refused, self.path)
-            replied = taken
-        seq, _ = self._runner.sequencer.append(replied, self.path, call.number, max(1, call.attempt))
-        await self._runner.sequencer.durable(seq)
-        return self._arrive(call, called, replied)
-
-    def _take_over(self, call: "_Call") -> ModelReplied | None:
-        """The outcome that a fork was told to use, or may take over from its parent."""
-        reuse = self._runner.reuse
-        if reuse is None:
-            return None
-        edit = reuse.edit(self.path, call.number)
-        if edit is not None:
-            tokens = self._runner.count(Message("assistant", edit.text))
-            return ModelReplied(edit.text, tokens=tokens, edited=edit.seq)
-        found = reuse.model(self.path, call.number, call.request)
-        if found is None:
-            return None
-        return msgspec.structs.replace(found[1], reused=found[0], edited=0)
-
-    async def _attempts(self, call: "_Call") -> tuple[ModelCalled, ModelReplied]:
-        assert call.record is not None
-        runner = self._runner
-        config = runner.state.config
-        request = Request(
-            tuple(call.prompt),
-            call.max_tokens,
-            call.temperature,
-            call.top_p,
-            call.stop,
-            call_seed(config.seed, call.request, self._keys, call.occurrence),
-        )
-        why = "its writer ended before an outcome" if call.record.attempts else ""
-        call.attempt = call.record.attempts
-        tries = 0
-        while True:
-            await checkpoint_if_cancelled()
-            call.attempt += 1
-            tries += 1
-            called = self._called(call, why, request.seed)
-            seq, refused = runner.sequencer.append(called, self.path, call.number, call.attempt)
-            await runner.sequencer.durable(max(seq, runner.state.seq) if refused else seq)
-            if isinstance(refused, Refused):
-                raise _refusal(refused, self.path)
-            started = runner.seams.monotonic()
-            try:
-                with anyio.fail_after(runner.call_timeout_s):
-                    reply, logprob = await self._ask_engine(request, call)
-            except (EngineTransientError, TimeoutError) as error:
-                why = str(error) or f"no answer within {runner.call_timeout_s:.0f} s"
-                if tries >= runner.attempts:
-                    seconds = runner.seams.monotonic() - started
-                    return called, ModelReplied(
-                        failure=Failure("engine", f"{why} (after {tries} attempts)"), usage=Usage(seconds=seconds)
-                    )
-                await anyio.sleep(runner.delay_s(tries, getattr(error, "retry_after_s", None)))
-            except EngineError as error:
-                kind = "overflow" if isinstance(error, ContextOverflow) else "engine"
-                return called, ModelReplied(failure=Failure(kind, str(error)))
-            else:
-                usage = Usage(
-                    reply.prompt_tokens,
-                    reply.cached_tokens,
-                    reply.generated_tokens,
-                    round(runner.seams.monotonic() - started, 4),
-                    reply.cost_micros,
-                )
-                tokens = runner.count(Message("assistant", reply.text)) if call.keep else reply.generated_tokens
-                return called, ModelReplied(reply.text, reply.finish, tokens, usage, logprob)
-
-    async def _ask_engine(self, request: Request, call: "_Call") -> tuple[Reply, float | None]:
-        runner = self._runner
-        if call.continuation is None:
-            reply = await runner.engine_for().generate(request, runner.stream_to(self.path))
-            return reply, reply.logprob
-        score_of = getattr(runner.engine_for(), "score", None)
-        if score_of is None:
-            return Reply("", "stop", 0, 0), None
-        score = await score_of(request, call.continuation)
-        mean = score.logprob / score.tokens if score.tokens else None
-        return Reply("", "stop", score.prompt_tokens, 0, score.cached_tokens), mean
-
-    def _called(self, call: "_Call", why: str, seed: int = 0) -> ModelCalled:
-        return ModelCalled(
-            call.request,
-            call.entries,
-            call.prompt_tokens,
-            call.max_tokens,
-            call.temperature,
-            call.top_p,
-            call.stop,
-            seed if call.temperature else 0,
-            call.keep,
-            call.continuation,
-            why,
-        )
-
-    def _arrive(self, call: "_Call", called: ModelCalled, replied: ModelReplied) -> Answer:
-        if replied.failure is not None:
-            if replied.failure.kind == "window":
-                raise WindowTooSmall(f"task {self.path}: {replied.failure.message}")
-            if replied.failure.kind == "cancelled":
-                raise OpTimeout(f"task {self.path}: {replied.failure.message}")
-            raise ModelFailed(f"task {self.path}: the model gave no answer: {replied.failure.message}")
-        if called.keep:
-            self._arrived.append((call.number, called, replied))
-        return Answer(replied.text, replied.finish, replied.logprob)
-
-    async def _abandon_call(self, call: "_Call", reason: str) -> None:
-        assert call.record is not None  # prepared with the op that gives it up
-        self._arrived = [item for item in self._arrived if item[0] != call.number]
-        if self._closed(call.number):
-            return
-        runner = self._runner
-        if call.record.called is None and call.attempt == 0:
-            runner.sequencer.append(self._called(call, ""), self.path, call.number, 1)
-        seq, _ = runner.sequencer.append(
-            ModelReplied(failure=Failure("cancelled", reason)), self.path, call.number, max(1, call.attempt)
-        )
-        await runner.sequencer.durable(seq)
-
-    # --- the window -------------------------------------------------------------------------------------
 
     def text(self, ref: Ref) -> str:
         """The text that a reference stands for. Pure: the log holds it."""
         return self._runner.text(ref)
-
-    def _entry(self, say: Say, call: "_Call") -> Entry:
-        parts = tuple(_ref_of(part) for part in say.parts)
-        text = render(parts, self.text)
-        tokens = self._runner.count(Message(say.role, text))
-        room = self.window_tokens - call.max_tokens - self._runner.state.config.overhead_tokens
-        if tokens <= room or say.pinned:
-            return Entry(say.role, parts, tokens, say.pinned)
-        return self._spill(say, text, tokens, max(16, room // 2))
-
-    def _sized(self, call: "_Call", recorded: ModelCalled) -> tuple[Entry, ...]:
-        """The entries asked for now, with the sizes that are recorded: a replay has no tokenizer."""
-        if len(recorded.entries) != len(call.says):
-            return tuple(Entry(say.role, tuple(map(_ref_of, say.parts)), 0, say.pinned) for say in call.says)
-        return tuple(
-            then
-            if then.spill is not None
-            else Entry(say.role, tuple(map(_ref_of, say.parts)), then.tokens, say.pinned)
-            for say, then in zip(call.says, recorded.entries, strict=True)
-        )
-
-    def _spill(self, say: Say, text: str, tokens: int, room: int) -> Entry:
-        digest = text_digest(text)
-        self._runner.keep_blob(Blob(digest, text))
-        keep = len(text) * room // max(1, tokens)
-        while True:
-            preview = f"{text[:keep]}\n[cut: {len(text) - keep} of {len(text)} characters are not shown]"
-            size = self._runner.count(Message(say.role, preview))
-            if size <= room or keep < 8:
-                return Entry(say.role, (preview,), size, say.pinned, Spill(digest, tokens, len(text)))
-            keep = keep * 3 // 4
-
-    async def _make_room(self, call: "_Call") -> str:
-        """Compact the window, if the call would overflow it; why that cannot help, if so."""
-        overhead = self._runner.state.config.overhead_tokens
-        incoming = sum(entry.tokens for entry in call.entries) + overhead + call.max_tokens
-        for _ in range(2):
-            if self._window.tokens + incoming <= self.window_tokens:
-                return ""
-            target = max(0, (self.window_tokens - incoming) // 2)
-            if not await self._compact(call.number, target, "the window would overflow"):
-                break
-        if self._window.tokens + incoming <= self.window_tokens:
-            return ""
-        return (
-            f"expected prompt and reply to fit a window of {self.window_tokens} tokens, found "
-            f"{self._window.tokens + incoming} that must stay; use a larger --window or fewer max_tokens"
-        )
-
-    async def _compact(self, number: int, target: int, reason: str) -> bool:
-        span = choose_span(self._window.entries, target)
-        if span is None:
-            return False
-        lines = [f"{item.entry.role}: {render(item.entry.parts, self.text)}" for item in span.entries]
-        text = "\n".join(lines)
-        kept = self._window.tokens - span.tokens
-        room = max(24, min(span.tokens // 3, self.window_tokens // 4, max(24, target - kept)))
-        prefix = "Earlier, in short: "
-        summary, by = await self._runner.summarise(self, number, text, room, SUMMARY_SYSTEM, summary_prompt)
-        method = "model"
-        while not summary or self._runner.count(Message("user", prefix + summary)) > room + 8:
-            method = "extractive"
-            characters = min(room * 3, len(summary) * 3 // 4 if summary else room * 3)
-            if characters < 24:
-                summary = summary[:24] or text[:24]
-                break
-            summary = extract(text, characters)
-        event = Compacted(
-            tuple((item.op, item.index) for item in span.entries),
-            prefix + summary,
-            self._runner.count(Message("user", prefix + summary)),
-            span.tokens,
-            method,
-            measure_loss(text, summary),
-            reason,
-            by,
-        )
-        seq, _ = self._runner.sequencer.append(event, self.path, number)
-        await self._runner.sequencer.durable(seq)
-        self._window.compact(number, event)
-        self._rolling = None
-        return True
-
-    def _digest_with(self, entries: Sequence[Entry]) -> str:
-        digest = self._rolling
-        if digest is None:
-            digest = EMPTY_DIGEST
-            for item in self._window.entries:
-                digest = roll(digest, item.entry.role, render(item.entry.parts, self.text))
-            self._rolling = digest
-        for entry in entries:
-            digest = roll(digest, entry.role, render(entry.parts, self.text))
-        return digest
-
-    def _roll_in(self, entries: Sequence[Entry], reply: str) -> None:
-        if self._rolling is not None:
-            self._rolling = roll(self._digest_with(entries), "assistant", reply)
 
     # --- memory and inputs --------------------------------------------------------------------------------
 
     def remember(self, text: str, *, sources: Sequence[Ref | Hit] = (), pinned: bool = False) -> Op[MemoryRef]:
         """Keep `text`, with where it came from. The same text kept twice is one memory, used again."""
         number = self._next()
-        refs = tuple(ref for ref in map(_ref_of, sources) if not isinstance(ref, str))
+        refs = tuple(ref for ref in map(ref_of, sources) if not isinstance(ref, str))
 
         async def perform() -> MemoryRef:
             request = plain_digest("remember", text, msgspec.to_builtins(refs), pinned)
             record = self._take(number, request, text)
             if isinstance(record.outcome, Remembered):
                 return MemoryRef(record.outcome.id)
-            self._need_live(number, "remember")
+            self._runner.need_live(self.path, number, "remember")
             tokens = self._runner.count(Message("user", text))
             event = Remembered(memory_id(text), text, tokens, refs, pinned, request)
             seq, _ = self._runner.sequencer.append(event, self.path, number)
@@ -781,7 +417,7 @@ class Task:
             record = self._take(number, request, query)
             if isinstance(record.outcome, Recalled):
                 return [self._runner.hit(hit) for hit in record.outcome.hits]
-            self._need_live(number, "recall")
+            self._runner.need_live(self.path, number, "recall")
             state = self._runner.state
             index = self._runner.index()
             view = state.memory.view(scope_of(self._state))
@@ -801,7 +437,7 @@ class Task:
             record = self._take(number, request, path)
             if isinstance(record.outcome, InputAdded):
                 return record.outcome
-            self._need_live(number, "input")
+            self._runner.need_live(self.path, number, "input")
             found = await self._runner.read_input(path, root)
             digest = text_digest(found.text)
             event = InputAdded(
@@ -847,7 +483,7 @@ class Task:
             return msgspec.json.decode(outcome.result)
 
         async def abandon(reason: str) -> None:
-            if not self._closed(number):
+            if not self._state.closed(number):
                 seq, _ = self._runner.sequencer.append(
                     ToolReturned(failure=Failure("cancelled", reason)), self.path, number
                 )
@@ -871,7 +507,7 @@ class Task:
         if runner.reuse is not None and (found := runner.reuse.tool(self.path, number, request)) is not None:
             returned = msgspec.structs.replace(found[1], reused=found[0])
         else:
-            self._need_live(number, "call")
+            self._runner.need_live(self.path, number, "call")
             if record.attempts and not idempotent:
                 raise OutcomeUnknown(
                     f"task {self.path} op {number}: {name} was called before the last writer ended and may have "
@@ -916,7 +552,7 @@ class Task:
             record = self._take(number, request, what)
             if isinstance(record.outcome, Sampled):
                 return msgspec.json.decode(record.outcome.value)  # type: ignore[no-any-return]
-            self._need_live(number, what)
+            self._runner.need_live(self.path, number, what)
             if wait_s > 0:
                 await anyio.sleep(wait_s)
                 await checkpoint_if_cancelled()
@@ -925,13 +561,13 @@ class Task:
             return value
 
         async def abandon(reason: str) -> None:
-            if not self._closed(number):
+            if not self._state.closed(number):
                 await self._sample(number, "abandoned", reason, "")
 
         return Op(self, number, what, perform, abandon=abandon)
 
     async def _sample(self, number: int, what: str, value: Any, request: str) -> None:
-        self._need_live(number, what)
+        self._runner.need_live(self.path, number, what)
         seq, _ = self._runner.sequencer.append(Sampled(what, msgspec.Raw(to_json(value)), request), self.path, number)
         await self._runner.sequencer.durable(seq)
 
@@ -948,41 +584,3 @@ class Task:
                     await child
                 except (ChildFailed, ChildCancelled, BudgetExceeded, LimitReached):
                     continue
-
-
-class _Call(msgspec.Struct):
-    """A model call on its way."""
-
-    number: int
-    says: list[Say]
-    max_tokens: int
-    temperature: float
-    top_p: float
-    stop: tuple[str, ...]
-    keep: bool
-    continuation: str | None
-    record: OpRecord | None = None
-    entries: tuple[Entry, ...] = ()
-    request: str = ""
-    occurrence: int = 0
-    prompt: list[Message] = []
-    prompt_tokens: int = 0
-    attempt: int = 0
-    too_small: str = ""
-
-
-def _ref_of(part: str | Ref | Hit) -> Part:
-    return part.ref if isinstance(part, Hit) else part
-
-
-def _refusal(refused: Refused, path: str) -> TreeringError:
-    text = f"task {path}: {refused.what} allows {refused.limit:g}, {refused.needed:g} would be needed"
-    return BudgetExceeded(text) if refused.what.startswith("budget") else LimitReached(text)
-
-
-def _agent_line() -> str:
-    """The line of agent code that is being run: the innermost frame outside of this package."""
-    for frame in reversed(traceback.extract_stack()):
-        if "/runtime/task.py" not in frame.filename and "/runtime/ops.py" not in frame.filename:
-            return f"{frame.filename}:{frame.lineno}"
-    return "unknown"

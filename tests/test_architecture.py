@@ -21,7 +21,7 @@ LATER_IMPORTS: set[tuple[str, str]] = set()
 
 LINES = 450
 LONGER = {
-    "runtime/task.py": "all that agent code sees, in one place; to be divided by kind of op",
+    "runtime/task.py": "all that agent code sees, in one place; model calls live beside it",
     "runtime/runner.py": "the life of a run; summaries and texts can leave it",
     "runtime/state.py": "one fold over the closed union, read from top to bottom",
     "events/catalogue.py": "the catalogue is one file on purpose",
