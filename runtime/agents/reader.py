@@ -2,8 +2,8 @@
 
 Written with the public API alone. Sources are indexed without a model call; each passage that recall finds
 goes to a child of its own, because a small model reads one passage well and several badly; the answers are
-reconciled by scoring. What it concluded is remembered with its provenance, so that the next question can
-recall it.
+reconciled by scoring. What it concluded is remembered with its provenance. Memories are recalled beside the
+passages, which keeps them in use; no answer is made from them yet.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ class Conclusion(msgspec.Struct, frozen=True):
 
 
 async def reader(task: Task, goal: str, paths: tuple[str, ...] = (), root: str = "") -> Conclusion:
-    """Answer `goal` from the files `paths` (read on the first question of a run) and from what is remembered."""
+    """Answer `goal` from the sources of the run; `paths` are read first, and are its sources from then on."""
     for path in paths:
         await task.add_input(path, root or None)
     passages = [hit for hit in await task.recall(goal, PASSAGES) if hit.tier == "source"]
