@@ -382,6 +382,10 @@ class Task:
         """The text that a reference stands for. Pure: the log holds it."""
         return self._runner.text(ref)
 
+    def provenance(self, memory: MemoryRef) -> tuple[Ref, ...]:
+        """What a memory was made from. Pure: the log holds it."""
+        return self._runner.state.memory.memories[memory.id].refs
+
     # --- memory and inputs --------------------------------------------------------------------------------
 
     def remember(self, text: str, *, sources: Sequence[Ref | Hit] = (), pinned: bool = False) -> Op[MemoryRef]:

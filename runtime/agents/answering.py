@@ -1,84 +1,168 @@
-"""The pure part of reading: prompts, candidates, and the choice among them.
+"""How answers are asked for and chosen: the pure part of `reader`.
 
-Owns what is asked about one passage, what counts as an answer, and how candidates are ranked without asking a
-model to merge them (merging by generation loses more than it gains with a small model). It performs nothing.
+Owns what a child asks the model about one excerpt, how the answers of all children are ordered, when there is no
+answer, and what is remembered. It performs nothing. Invariant: everything here is a function of its arguments.
+
+A small model answers badly, but it can tell which of two answers a question was asked for. "Write the question
+that this answer belongs to" is a noisy channel, P(question | text, answer): the same question is scored for every
+candidate, so that neither the answer's length nor how common it is needs a correction (after Lewis and Fan 2019,
+Generative Question Answering).
 """
 
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from treering.memory.lexical import query_terms, terms
+from treering.memory.lexical import query_terms
+from treering.runtime.agents.candidates import Candidate, core, weighed
+from treering.runtime.agents.excerpts import Excerpt, Text, best_excerpt, root, roots, sentences, share, term_weights
 
 __all__ = [
-    "SYSTEM",
-    "Candidate",
+    "Choice",
+    "Plan",
     "answers_nothing",
-    "coverage",
-    "question_prompt",
-    "rank",
-    "support",
+    "choose",
+    "concluded",
+    "conclusion",
+    "plan",
+    "replied",
+    "sentence_of",
 ]
 
-SYSTEM = "You answer questions from a text. Answer in one short sentence, with words from the text."
-_NOTHING = re.compile(
-    r"\b(?:not (?:mentioned|stated|specified|given|say)|no information|does not (?:say|mention))", re.I
-)
-_MIN_COVERAGE = 0.5
+EXCERPTS = 5
+CANDIDATES = 12
+_CHANNEL_WEIGHT = 2.0
+_PASSAGE_COVERAGE_WEIGHT = 10.0
+_MIN_COVERAGE = 0.38
+_MIN_OVERLAP = 0.6
 
 
-class Candidate(msgspec.Struct, frozen=True):
-    """One passage's answer. `position` is the passage's rank in the recall; `score` that of the recall."""
+class Plan(msgspec.Struct, frozen=True):
+    """What one child reads and which answers it weighs."""
 
-    answer: str
-    passage: str
-    position: int
-    score: float
-    likelihood: float | None = None
+    excerpt: Excerpt
+    candidates: tuple[Candidate, ...] = ()
 
 
-def question_prompt(question: str) -> tuple[str, str]:
-    """What comes before and after the passage in the prompt of one child."""
-    return "Text:\n", f"\n\nQuestion: {question}\nAnswer in one short sentence."
+class Choice(msgspec.Struct, frozen=True):
+    """The decision: `answer` is None where nothing answers; `ranked` is best first all the same."""
+
+    answer: Candidate | None
+    ranked: tuple[Candidate, ...] = ()
 
 
-def answers_nothing(answer: str) -> bool:
-    """Whether a reply only says that the text does not tell."""
-    return not answer.strip() or bool(_NOTHING.search(answer))
+# -- before the children ----------------------------------------------------------------------------------------
 
 
-def coverage(question: str, passage: str) -> float:
-    """The share of the question's terms that stand in a passage, 0 to 1."""
-    wanted = set(query_terms(question))
-    return len(wanted & set(terms(passage))) / len(wanted) if wanted else 0.0
+def plan(question: str, texts: Sequence[Text]) -> list[Plan]:
+    """What the children read, best first: at most EXCERPTS excerpts with CANDIDATES answers in all.
 
-
-def support(answer: str, question: str, passage: str) -> float:
-    """The share of the answer's new words that stand in the passage: what is not there was made up."""
-    fresh = set(terms(answer)) - set(terms(question))
-    return len(fresh & set(terms(passage))) / len(fresh) if fresh else 0.0
-
-
-def rank(candidates: Sequence[Candidate], question: str) -> list[Candidate]:
-    """Candidates, best first; those whose passage hardly speaks of the question are left out.
-
-    The score adds the recall's relative score, the support of the answer, and how likely the question is
-    given the passage, each on a scale of about one.
+    Equal texts count once. An answer is given to the excerpt where most speaks for it, so that each is asked for
+    once; an excerpt may be left without any.
     """
-    kept = [
-        candidate
-        for candidate in candidates
-        if not answers_nothing(candidate.answer) and coverage(question, candidate.passage) >= _MIN_COVERAGE
-    ]
-    if not kept:
-        return []
-    best = max(candidate.score for candidate in kept) or 1.0
-    likely = [candidate.likelihood for candidate in kept if candidate.likelihood is not None]
-    top = max(likely) if likely else 0.0
+    weights = term_weights(question, texts)
+    chosen = _strongest(weights, texts)[:EXCERPTS]
+    top = max((strength for strength, _ in chosen), default=0.0) or 1.0
+    best: dict[str, Candidate] = {}
+    for strength, excerpt in chosen:
+        for candidate in weighed(question, weights, excerpt, strength / top):
+            same = core(candidate.answer)
+            if same not in best or candidate.prior > best[same].prior:
+                best[same] = candidate
+    kept = sorted(best.values(), key=lambda c: (-c.prior, c.of, c.start))[:CANDIDATES]
+    return [Plan(excerpt, tuple(c for c in kept if c.of == excerpt.of)) for _, excerpt in chosen]
 
-    def worth(candidate: Candidate) -> float:
-        like = 0.0 if candidate.likelihood is None else max(-1.0, candidate.likelihood - top)
-        return candidate.score / best + support(candidate.answer, question, candidate.passage) + like
 
-    return sorted(kept, key=lambda candidate: (-worth(candidate), candidate.position))
+def _strongest(weights: Mapping[str, float], texts: Sequence[Text]) -> list[tuple[float, Excerpt]]:
+    """Excerpts and their strength, strongest first."""
+    found: list[tuple[float, Excerpt]] = []
+    seen: set[str] = set()
+    for of, text in enumerate(texts):
+        plain = " ".join(text.text.split())
+        if plain and plain not in seen:
+            seen.add(plain)
+            excerpt = best_excerpt(weights, of, text)
+            found.append((text.score + _PASSAGE_COVERAGE_WEIGHT * excerpt.coverage, excerpt))
+    return sorted(found, key=lambda entry: (-entry[0], entry[1].of))
+
+
+# -- what a child says ------------------------------------------------------------------------------------------
+
+_ABSENT = (
+    "not in the text",
+    "not mentioned",
+    "not stated",
+    "not given",
+    "not specified",
+    "no answer",
+    "no information",
+    "does not say",
+    "does not answer",
+    "does not mention",
+)
+
+
+def answers_nothing(reply: str) -> bool:
+    """Whether a reply is empty, or only says that the text does not tell."""
+    plain = reply.casefold()
+    return not plain.strip() or any(words in plain for words in _ABSENT)
+
+
+def replied(question: str, excerpt: Excerpt, reply: str) -> Candidate | None:
+    """A generated answer as a candidate: what speaks for it is that its new words stand in the excerpt."""
+    answer = " ".join(reply.split())
+    if answers_nothing(answer):
+        return None
+    new = roots(answer) - roots(question)
+    support = len(new & roots(excerpt.shown)) / len(new) if new else 0.0
+    prior = 4.0 * support + 2.0 * excerpt.coverage
+    return Candidate(answer, excerpt.of, excerpt.start, excerpt.end, round(prior, 6), excerpt.coverage)
+
+
+# -- after the children -----------------------------------------------------------------------------------------
+
+
+def choose(candidates: Iterable[Candidate]) -> Choice:
+    """Order candidates by what speaks for them; the first is the answer unless too little of the question is met."""
+    ranked = tuple(sorted(candidates, key=lambda c: (-_strength(c), c.of, c.answer)))
+    covered = max((candidate.coverage for candidate in ranked), default=0.0)
+    return Choice(ranked[0] if ranked and covered >= _MIN_COVERAGE else None, ranked)
+
+
+def _strength(candidate: Candidate) -> float:
+    return candidate.prior + (0.0 if candidate.channel is None else _CHANNEL_WEIGHT * candidate.channel)
+
+
+def sentence_of(text: str, answer: str, question: str) -> str:
+    """The sentence of `text` that gives `answer`, or else covers most of `question`, on one line."""
+    wanted = dict.fromkeys((root(term) for term in query_terms(question)), 1.0)
+    same = core(answer)
+    best, best_score = text, -1.0
+    for sentence in sentences(text):
+        found = text[sentence.start : sentence.end]
+        score = share(wanted, (roots(found), 1.0)) + 2.0 * (same in found.casefold())
+        if score > best_score:
+            best, best_score = found, score
+    return " ".join(best.split())
+
+
+# -- what is kept, and met again --------------------------------------------------------------------------------
+
+
+def conclusion(question: str, answer: str, sentence: str) -> str:
+    """What is remembered of an answer: a line each for the question, the answer and the sentence it stands in."""
+    lines = [" ".join(question.split()), answer]
+    return "\n".join(lines if sentence in lines else [*lines, sentence])
+
+
+def concluded(question: str, memory: str) -> str | None:
+    """The answer that a memory already holds to this question, or None.
+
+    It does if it was made for much the same question, and no term of the new one is missing in it.
+    """
+    asked, _, rest = memory.partition("\n")
+    answer, _, _ = rest.partition("\n")
+    new, old = ({root(term) for term in query_terms(text)} for text in (question, asked))
+    if not answer or not new or not new <= roots(memory):
+        return None
+    return answer if len(new & old) / len(new | old) >= _MIN_OVERLAP else None

@@ -1,26 +1,47 @@
 """`reader`: answers a question about inputs far larger than its window, and cites where the answer stands.
 
-Written with the public API alone. Sources are indexed without a model call; each passage that recall finds
-goes to a child of its own, because a small model reads one passage well and several badly; the answers are
-reconciled by scoring. What it concluded is remembered with its provenance. Memories are recalled beside the
-passages, which keeps them in use; no answer is made from them yet.
+Written with the public API alone. What it concluded before is recalled first: a memory that answers the question
+is the answer, and no text is read again. Otherwise sources are searched without a model call, and each excerpt
+that speaks of the question goes to a child of its own, because a small model reads one passage well and several
+badly. A child weighs the answers that stand in its excerpt by how likely a model finds the question given each
+(an engine that cannot score writes an answer instead); the best of all is the answer. It is remembered with its
+provenance.
 """
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 
-from treering.events.catalogue import SourceSpan
+from treering.events.catalogue import MemoryRef, SourceSpan
 from treering.memory.recall import Hit
-from treering.runtime.agents.answering import SYSTEM, Candidate, answers_nothing, question_prompt, rank
+from treering.runtime.agents.answering import (
+    Plan,
+    choose,
+    concluded,
+    conclusion,
+    plan,
+    replied,
+    sentence_of,
+)
+from treering.runtime.agents.candidates import Candidate
+from treering.runtime.agents.excerpts import Excerpt, Text
 from treering.runtime.errors import BudgetExceeded, ChildFailed, LimitReached
 from treering.runtime.task import Say, Task
 
-__all__ = ["Citation", "Conclusion", "read_passage", "reader"]
+__all__ = ["Citation", "Conclusion", "read_excerpt", "reader"]
 
-PASSAGES = 3
-"""How many passages are read: with more, the right one is not chosen more often."""
-ANSWER_TOKENS = 48
+MEMORIES = 3
+PASSAGES = 20
+"""How many passages are searched for excerpts, without a model."""
+CITATIONS = 3
+REPLY_TOKENS = 48
+NOTHING = "The input does not answer this."
+ASKER = "You write the question that a text answers."
+ANSWERER = (
+    "You answer questions from a text. Answer in one short sentence, with words from the text. If the text does "
+    "not answer, say: not in the text"
+)
 
 
 class Citation(msgspec.Struct, frozen=True):
@@ -33,7 +54,10 @@ class Citation(msgspec.Struct, frozen=True):
 
 
 class Conclusion(msgspec.Struct, frozen=True):
-    """An answer, or `found` False where the input does not answer. At most three citations, best first."""
+    """An answer, or `found` False where the input does not answer. At most three citations, best first.
+
+    Where nothing answers, they are the passages that come nearest.
+    """
 
     answer: str
     found: bool
@@ -44,42 +68,100 @@ async def reader(task: Task, goal: str, paths: tuple[str, ...] = (), root: str =
     """Answer `goal` from the sources of the run; `paths` are read first, and are its sources from then on."""
     for path in paths:
         await task.add_input(path, root or None)
-    passages = [hit for hit in await task.recall(goal, PASSAGES) if hit.tier == "source"]
-    children = [task.spawn(read_passage, goal, passage=_span(hit)) for hit in passages]
-    results = await task.gather(*children, return_failures=True)
-    for result in results:
-        if isinstance(result, Exception) and not isinstance(result, ChildFailed | BudgetExceeded | LimitReached):
-            raise result
-    candidates = [
-        Candidate(result["answer"], hit.text, position, hit.score, result["likelihood"])
-        for position, (hit, result) in enumerate(zip(passages, results, strict=True))
-        if isinstance(result, dict)
+    memories = await task.recall(goal, MEMORIES, over="memory")
+    for memory in memories:
+        if (answer := concluded(goal, memory.text)) is not None:
+            return Conclusion(answer, True, _citations(task, _provenance(task, memory)))
+    hits = [*memories, *await task.recall(goal, PASSAGES, over="sources")]
+    plans = plan(goal, [Text(_said(hit), hit.heading, hit.score) for hit in hits])
+    choice = choose(await _read(task, goal, hits, plans))
+    places = [*([choice.answer.of] if choice.answer else []), *(one.excerpt.of for one in plans)]
+    spans = [span for of in dict.fromkeys(places) for span in _provenance(task, hits[of])]
+    if choice.answer is None:
+        return Conclusion(NOTHING, False, _citations(task, spans))
+    best = hits[choice.answer.of]
+    sentence = sentence_of(_said(best), choice.answer.answer, goal)
+    await task.remember(conclusion(goal, choice.answer.answer, sentence), sources=[best])
+    return Conclusion(choice.answer.answer, True, _citations(task, spans))
+
+
+async def _read(task: Task, goal: str, hits: Sequence[Hit], plans: Sequence[Plan]) -> list[Candidate]:
+    """The candidates of all excerpts, as the children weighed them. Raises if no child could."""
+    asked = [one for one in plans if one.candidates]
+    children = [
+        task.spawn(
+            read_excerpt,
+            goal,
+            heading=one.excerpt.heading,
+            parts=_parts(hits[one.excerpt.of], one.excerpt),
+            answers=[candidate.answer for candidate in one.candidates],
+        )
+        for one in asked
     ]
-    if passages and not candidates:
-        raise next(result for result in results if isinstance(result, Exception))
-    ranked = rank(candidates, goal)
-    if not ranked:
-        return Conclusion("The input does not answer this.", False)
-    cited = [passages[candidate.position] for candidate in ranked]
-    await task.remember(f"{goal} {ranked[0].answer}", sources=cited[:1])
-    return Conclusion(ranked[0].answer, True, tuple(_citation(hit) for hit in cited[:PASSAGES]))
+    results = await task.gather(*children, return_failures=True)
+    failures = [result for result in results if isinstance(result, Exception)]
+    for failure in failures:
+        if not isinstance(failure, ChildFailed | BudgetExceeded | LimitReached):
+            raise failure
+    if failures and len(failures) == len(results):
+        raise failures[0]
+    found: list[Candidate] = []
+    for one, result in zip(asked, results, strict=True):
+        if isinstance(result, dict):
+            found += _weighed(goal, one, result)
+    return found
 
 
-async def read_passage(task: Task, goal: str, passage: SourceSpan) -> dict[str, Any]:
-    """What one passage says about `goal`, and how likely a reader of it would ask that."""
-    before, after = question_prompt(goal)
-    asked = Say((before, passage, after))
-    likelihood = await task.score(Say((before, passage, "\n\nQuestion: ")), goal, system=SYSTEM)
-    answer = await task.generate(asked, system=SYSTEM, max_tokens=ANSWER_TOKENS, stop=("\n\n",))
-    text = " ".join(answer.text.split())
-    return {"answer": "" if answers_nothing(text) else text, "likelihood": likelihood}
+def _weighed(goal: str, one: Plan, result: dict[str, Any]) -> Iterable[Candidate]:
+    if result["reply"] is None:
+        for candidate, channel in zip(one.candidates, result["channels"], strict=True):
+            yield msgspec.structs.replace(candidate, channel=channel)
+    elif (answer := replied(goal, one.excerpt, result["reply"])) is not None:
+        yield answer
 
 
-def _span(hit: Hit) -> SourceSpan:
-    assert isinstance(hit.ref, SourceSpan)
-    return hit.ref
+async def read_excerpt(
+    task: Task, goal: str, parts: tuple[SourceSpan | MemoryRef, ...], answers: tuple[str, ...], heading: str = ""
+) -> dict[str, Any]:
+    """How likely `goal` is asked for each of `answers`, given an excerpt; or an answer, if the engine cannot tell."""
+    shown: list[str | SourceSpan | MemoryRef] = [f"Text:\n{heading}\n" if heading else "Text:\n"]
+    for part in parts:
+        shown += [part, "\n"]
+    scores = [
+        task.score(Say((*shown, f"\nAnswer: {answer}\n\nWrite the question.")), goal, system=ASKER)
+        for answer in answers
+    ]
+    channels = await task.gather(*scores)
+    if all(channel is not None for channel in channels):
+        return {"channels": channels, "reply": None}
+    asked = Say((*shown, f"\nQuestion: {goal}"))
+    answer = await task.generate(asked, system=ANSWERER, max_tokens=REPLY_TOKENS, stop=("\n\n",))
+    return {"channels": [], "reply": answer.text}
 
 
-def _citation(hit: Hit) -> Citation:
-    span = _span(hit)
-    return Citation(hit.name, span.start, span.end, hit.text)
+def _said(hit: Hit) -> str:
+    """The text of a hit; of a conclusion without the question it was made for, which would speak for itself."""
+    return hit.text if isinstance(hit.ref, SourceSpan) else hit.text.partition("\n")[2] or hit.text
+
+
+def _parts(hit: Hit, excerpt: Excerpt) -> list[SourceSpan | MemoryRef]:
+    """The excerpt as references: what a child reads is never copied into the log."""
+    if not isinstance(hit.ref, SourceSpan):
+        return [hit.ref]
+    source, at = hit.ref.source, hit.ref.start
+    spans = [SourceSpan(source, at + excerpt.start, at + excerpt.end)]
+    if excerpt.lead_end > excerpt.lead_start:
+        spans.insert(0, SourceSpan(source, at + excerpt.lead_start, at + excerpt.lead_end))
+    return [*spans]
+
+
+def _provenance(task: Task, hit: Hit) -> list[SourceSpan]:
+    """The passages a hit stands for: itself, or those that a memory was made from."""
+    refs = task.provenance(hit.ref) if isinstance(hit.ref, MemoryRef) else (hit.ref,)
+    return [ref for ref in refs if isinstance(ref, SourceSpan)]
+
+
+def _citations(task: Task, spans: Sequence[SourceSpan]) -> tuple[Citation, ...]:
+    names = {source.source: source.name for source in task.sources}
+    distinct = list(dict.fromkeys(spans))[:CITATIONS]
+    return tuple(Citation(names[span.source], span.start, span.end, task.text(span)) for span in distinct)
