@@ -141,7 +141,7 @@ class Task:
             return OpRecord()
         recorded = record.request
         if recorded and request and recorded != request:
-            raise diverged(self._runner.run, self.path, number, record, asked)
+            raise diverged(self._runner.run, self.path, number, record, asked, self._coroutine)
         return record
 
     @property
