@@ -2,7 +2,7 @@
 
 import time
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -13,9 +13,10 @@ from treering.events.catalogue import EVENT_TYPES
 from treering.events.codec import decode
 from treering.events.errors import UsageError
 from treering.events.log import LogStore, find_run
-from treering.replays.showing import prompt_of, state_at
-from treering.replays.verifying import verify as verify_run
-from treering.runtime.state import RunState
+from treering.replays.listing import summarise
+
+if TYPE_CHECKING:
+    from treering.runtime.state import RunState
 
 __all__ = ["events", "runs", "show", "verify"]
 
@@ -27,15 +28,14 @@ def runs(store: str | None, as_json: bool) -> None:
     """All runs, oldest first."""
     with closing(open_store(store)) as opened:
         for row in opened.runs():
-            state = state_at(opened, row.run)
-            goal = state.tasks[state.roots[-1]].goal if state.roots else ""
+            found = summarise(opened, row)
             if as_json:
                 print_json(
                     {
                         "run": row.run,
-                        "status": state.status,
-                        "goal": goal,
-                        "events": state.seq,
+                        "status": found.status,
+                        "goal": found.goal,
+                        "events": found.events,
                         "created": row.created,
                         "parent": row.parent,
                         "cut": row.cut,
@@ -43,7 +43,9 @@ def runs(store: str | None, as_json: bool) -> None:
                 )
             else:
                 origin = f"  fork of {row.parent} at {row.cut}" if row.parent else ""
-                click.echo(f"{row.run}  {state.status:<9}  {state.seq:>6} events  {one_line(goal, 50)}{origin}")
+                click.echo(
+                    f"{row.run}  {found.status:<9}  {found.events:>6} events  {one_line(found.goal, 50)}{origin}"
+                )
 
 
 @click.command()
@@ -54,6 +56,8 @@ def runs(store: str | None, as_json: bool) -> None:
 @json_option
 def show(name: str, at: int | None, call: int | None, store: str | None, as_json: bool) -> None:
     """The tree, memory and costs of a run at any event; or the exact prompt of a model call."""
+    from treering.replays.showing import state_at
+
     with closing(open_store(store)) as opened:
         run = find_run(opened, name).run
         if call is not None:
@@ -78,7 +82,7 @@ def show(name: str, at: int | None, call: int | None, store: str | None, as_json
             click.echo(f"answer: {found['answer']}")
 
 
-def _state_object(run: str, state: RunState) -> dict[str, Any]:
+def _state_object(run: str, state: "RunState") -> dict[str, Any]:
     result = state.tasks[state.roots[-1]].result if state.roots else ""
     answer, _, citations = answer_of(msgspec.json.decode(result) if result else None)
     hot = sum(state.memory.is_hot(id) for id in state.memory.memories)
@@ -108,6 +112,8 @@ def _state_object(run: str, state: RunState) -> dict[str, Any]:
 
 
 def _show_call(store: LogStore, run: str, seq: int, as_json: bool) -> None:
+    from treering.replays.showing import prompt_of
+
     prompt = prompt_of(store, run, seq)
     if as_json:
         print_json(prompt)
@@ -164,6 +170,8 @@ def events(
 @json_option
 def verify(name: str, store: str | None, as_json: bool) -> None:
     """Check that a run's log is what was written and follows from itself."""
+    from treering.replays.verifying import verify as verify_run
+
     with closing(open_store(store)) as opened:
         found = verify_run(opened, find_run(opened, name).run)
     if as_json:

@@ -4,15 +4,18 @@ Owns the words in which runs, events and outcomes are shown. Results go to stdou
 """
 
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from treering.events.catalogue import Event, Header
 from treering.events.codec import to_json
-from treering.runtime.runner import Outcome
-from treering.runtime.state import RunState, parent_path
+
+if TYPE_CHECKING:
+    from treering.runtime.runner import Outcome
+    from treering.runtime.state import RunState
 
 __all__ = [
     "answer_of",
@@ -23,7 +26,7 @@ __all__ = [
     "note",
     "one_line",
     "print_json",
-    "print_result",
+    "print_outcome",
     "print_tree",
     "result_object",
 ]
@@ -47,8 +50,10 @@ def one_line(text: str, width: int = 90) -> str:
     return flat if len(flat) <= width else flat[: width - 1] + "…"
 
 
-def result_object(run: str, state: RunState, outcome: Outcome | None) -> dict[str, Any]:
-    """A run and how its last question ended, with keys that stay."""
+def result_object(
+    run: str, state: "RunState", outcome: "Outcome | None", unreached: Sequence[int] = ()
+) -> dict[str, Any]:
+    """A run and how its last question ended, with keys that stay. `unreached`: the edits of a fork not applied."""
     result = outcome.result if outcome is not None else None
     answer, found, citations = answer_of(result)
     return {
@@ -61,6 +66,7 @@ def result_object(run: str, state: RunState, outcome: Outcome | None) -> dict[st
         "events": state.seq,
         "tasks": len(state.tasks),
         **costs_of(state),
+        "unreached": list(unreached),
     }
 
 
@@ -71,7 +77,7 @@ def answer_of(result: Any) -> tuple[Any, bool | None, list[Any]]:
     return result["answer"], result.get("found"), list(result.get("citations", ()))
 
 
-def costs_of(state: RunState) -> dict[str, Any]:
+def costs_of(state: "RunState") -> dict[str, Any]:
     """What a run cost so far, with keys that stay."""
     totals = state.totals
     return {
@@ -81,8 +87,15 @@ def costs_of(state: RunState) -> dict[str, Any]:
     }
 
 
-def print_result(found: dict[str, Any]) -> None:
-    """An answer, its citations and what it cost."""
+def print_outcome(found: dict[str, Any], as_json: bool) -> int:
+    """An answer, its citations and what it cost; the exit code."""
+    _print_result(found) if not as_json else print_json(found)
+    for seq in found["unreached"]:
+        note(f"the edit of event {seq} was never reached: the fork took another way")
+    return 0 if found["status"] == "finished" else 1
+
+
+def _print_result(found: dict[str, Any]) -> None:
     answer = found["answer"]
     if found["status"] != "finished":
         note(f"{found['status']}: {found['error'] or 'no answer'}")
@@ -100,8 +113,10 @@ def print_result(found: dict[str, Any]) -> None:
     )
 
 
-def print_tree(state: RunState) -> None:
+def print_tree(state: "RunState") -> None:
     """The tasks of a run, one a line, children under their parents."""
+    from treering.runtime.state import parent_path
+
     shown = 0
     children: dict[str, list[str]] = {}
     for path in state.tasks:

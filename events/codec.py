@@ -26,8 +26,8 @@ __all__ = [
     "seal",
     "text_digest",
     "to_json",
-    "verify_chain",
     "verified",
+    "verify_chain",
 ]
 
 GENESIS = bytes(32)
