@@ -8,7 +8,7 @@ import click
 import msgspec
 
 from treering.cli.opening import json_option, open_store, store_option
-from treering.cli.printing import answer_of, costs_of, describe, event_object, one_line, print_json, print_tree
+from treering.cli.printing import answer_of, costs_of, describe, event_object, note, one_line, print_json, print_tree
 from treering.events.catalogue import EVENT_TYPES
 from treering.events.codec import decode
 from treering.events.errors import UsageError
@@ -27,7 +27,10 @@ __all__ = ["events", "runs", "show", "verify"]
 def runs(store: str | None, as_json: bool) -> None:
     """All runs, oldest first."""
     with closing(open_store(store)) as opened:
-        for row in opened.runs():
+        rows = opened.runs()
+        if not rows:
+            note("no runs yet; treering run begins one")
+        for row in rows:
             found = summarise(opened, row)
             if as_json:
                 print_json(

@@ -164,6 +164,8 @@ def describe(event: Event | None) -> str:
     if "hits" in body:
         body["hits"] = len(body["hits"])
         return f"{body['hits']} hits for {one_line(body['query'], 60)!r}"
+    if isinstance(failure := body.get("failure"), dict):
+        body["failure"] = f"{failure['kind']}: {failure['message']}"
     shown = []
     for name in _FIELDS:
         if body.get(name) not in (None, "", 0):

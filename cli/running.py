@@ -102,9 +102,9 @@ async def ask_run(store: LogStore, name: str, question: str, quiet: bool) -> int
     """The next question of a run; the exit code. If another process holds the run, it will take the question."""
     try:
         found = await go_on(store, name, question, quiet)
-    except LeaseHeld:
+    except LeaseHeld as held:
         store.post(name, "ask", question)
-        note(f"another process holds run {name}: the question waits for it; treering show {name}")
+        note(f"{held.holder} holds run {name}: the question waits for it; treering show {name}")
         if quiet:
             print_json({"run": name, "status": "posted", "answer": None})
         return 0

@@ -517,7 +517,8 @@ class Task:
             if record.attempts and not idempotent:
                 raise OutcomeUnknown(
                     f"task {self.path} op {number}: {name} was called before the last writer ended and may have "
-                    "acted; it is not idempotent, so a person must settle it"
+                    "acted; it is not idempotent, so a person must settle it (to call it again: "
+                    f"treering fork {runner.run} --at {record.called_seq - 1} --start)"
                 )
         attempt = record.attempts + 1
         called = ToolCalled(name, msgspec.Raw(encoded), request, f"{runner.run}/{self.path}/{number}", idempotent)

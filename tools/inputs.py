@@ -8,6 +8,7 @@ tabs; whatever cannot be read raises InputError with one line that says why.
 """
 
 import codecs
+import logging
 import re
 import stat
 from collections import Counter
@@ -357,6 +358,7 @@ def _pdf_text(file: Path, raw: bytes) -> str:
 def _open_pdf(file: Path, raw: bytes) -> "PdfReader":
     from pypdf import PdfReader
 
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it warns of is said in our error, or does not matter
     with _pdf_failures(file):
         reader = PdfReader(BytesIO(raw))
         if reader.is_encrypted and not reader.decrypt(""):
