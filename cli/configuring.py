@@ -142,7 +142,7 @@ async def _connect(config: RunConfig) -> "Engine":
         config.base_url,
         # A server that does not say how much its model can read is taken to be able to read the window.
         assumed_context_tokens=max(config.window_tokens, _UNKNOWN_CONTEXT_TOKENS),
-        timeout_s=config.call_timeout_s,
+        timeout_s=max(config.call_timeout_s, 600.0),  # the run itself limits each attempt
     )
     try:
         await engine.connect()

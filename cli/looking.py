@@ -8,7 +8,17 @@ import click
 import msgspec
 
 from treering.cli.opening import json_option, open_store, store_option
-from treering.cli.printing import answer_of, costs_of, describe, event_object, note, one_line, print_json, print_tree
+from treering.cli.printing import (
+    answer_of,
+    costs_of,
+    describe,
+    event_object,
+    note,
+    one_line,
+    print_json,
+    print_tree,
+    visible,
+)
 from treering.events.catalogue import EVENT_TYPES
 from treering.events.codec import decode
 from treering.events.errors import UsageError
@@ -82,7 +92,7 @@ def show(name: str, at: int | None, call: int | None, store: str | None, as_json
             f"{found['seconds']:.1f} s, {found['reused']} replies reused"
         )
         if found["answer"] is not None:
-            click.echo(f"answer: {found['answer']}")
+            click.echo(f"answer: {visible(str(found['answer']))}")
 
 
 def _state_object(run: str, state: "RunState") -> dict[str, Any]:
@@ -125,11 +135,11 @@ def _show_call(store: LogStore, run: str, seq: int, as_json: bool) -> None:
         f"call {prompt.seq}, task {prompt.task} op {prompt.op}: {prompt.tokens} tokens, at most {prompt.max_tokens} more"
     )
     for message in prompt.messages:
-        click.echo(f"--- {message.role}\n{message.text}")
+        click.echo(f"--- {message.role}\n{visible(message.text)}")
     if prompt.continuation is not None:
         click.echo(f"--- scored\n{prompt.continuation}")
     elif prompt.reply is not None:
-        click.echo(f"--- reply (event {prompt.reply_seq})\n{prompt.reply}")
+        click.echo(f"--- reply (event {prompt.reply_seq})\n{visible(prompt.reply)}")
 
 
 @click.command()

@@ -3,6 +3,7 @@
 Owns the words in which runs, events and outcomes are shown. Results go to stdout; it never writes to a log.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,9 +30,11 @@ __all__ = [
     "print_outcome",
     "print_tree",
     "result_object",
+    "visible",
 ]
 
 _SHOWN_TASKS = 60
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def note(text: str) -> None:
@@ -44,9 +47,14 @@ def print_json(value: Any) -> None:
     click.echo(to_json(value).decode())
 
 
+def visible(text: str) -> str:
+    """`text` without what would steer a terminal: a model, or a file, may say anything."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def one_line(text: str, width: int = 90) -> str:
     """`text` without line ends, cut to `width`."""
-    flat = " ".join(text.split())
+    flat = " ".join(visible(text).split())
     return flat if len(flat) <= width else flat[: width - 1] + "…"
 
 
@@ -98,9 +106,9 @@ def print_outcome(found: dict[str, Any], as_json: bool) -> int:
 def _print_result(found: dict[str, Any]) -> None:
     answer = found["answer"]
     if found["status"] != "finished":
-        note(f"{found['status']}: {found['error'] or 'no answer'}")
+        note(visible(f"{found['status']}: {found['error'] or 'no answer'}"))
     elif isinstance(answer, str):
-        click.echo(answer)
+        click.echo(visible(answer))
     else:
         click.echo(to_json(answer).decode())
     for number, cited in enumerate(found["citations"], start=1):

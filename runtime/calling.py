@@ -233,7 +233,7 @@ class ModelCalls:
                 with anyio.fail_after(runner.call_timeout_s):
                     reply, logprob = await self._ask_engine(request, call)
             except (EngineTransientError, TimeoutError) as error:
-                why = str(error) or f"no answer within {runner.call_timeout_s:.0f} s"
+                why = str(error) or f"no answer within {runner.call_timeout_s:g} s"
                 if tries >= runner.attempts:
                     seconds = runner.seams.monotonic() - started
                     return called, ModelReplied(

@@ -169,7 +169,12 @@ class OpenAIEngine:
         async with self._connected().stream("POST", f"{self._url}/chat/completions", json=body) as response:
             if response.status_code != 200:
                 raise self._refusal(response, await _read(response, _MAX_BODY_BYTES))
-            if "json" in response.headers.get("content-type", ""):  # a server that does not stream
+            kind = response.headers.get("content-type", "")
+            if "html" in kind:  # a web server, or a portal in between
+                raise EngineError(
+                    f"{self._shown} answered with a web page, not with a model's reply: check --base-url"
+                )
+            if "json" in kind:  # a server that does not stream
                 collector.take(await _read(response, _MAX_REPLY_BYTES))
                 return
             events = Events()
