@@ -1,5 +1,6 @@
 """The commands that look: runs, show, events, verify. They change nothing and need no model."""
 
+import contextlib
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from treering.cli.printing import (
     visible,
 )
 from treering.events.catalogue import EVENT_TYPES
-from treering.events.codec import decode
+from treering.events.codec import Stored, decode
 from treering.events.errors import UsageError
 from treering.events.log import LogStore, find_run
 from treering.replays.listing import summarise
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from treering.runtime.state import RunState
 
 __all__ = ["events", "runs", "show", "verify"]
+
+_FOLLOW_S = 0.3
 
 
 @click.command()
@@ -159,22 +162,25 @@ def events(
     with closing(open_store(store)) as opened:
         run = find_run(opened, name).run
         after = 0
-        while True:
-            until, _ = opened.head(run)
-            for record in opened.read(run, after=after, until=until, task=task, kinds=kinds or None):
-                stored = decode(record)
-                header = stored.header
-                if as_json:
-                    print_json(event_object(header, stored.event))
-                else:
-                    op = str(header.op or "")
-                    click.echo(
-                        f"{header.seq:>5} {header.task or '-':<8} {op:>3}  {header.kind:<15} {describe(stored.event)}"
-                    )
-            after = until
-            if not follow:
-                return
-            time.sleep(0.3)
+        # Ctrl-C is how following ends, and no failure.
+        with contextlib.suppress(KeyboardInterrupt) if follow else contextlib.nullcontext():
+            while True:
+                until, _ = opened.head(run)
+                for record in opened.read(run, after=after, until=until, task=task, kinds=kinds or None):
+                    _print_event(decode(record), as_json)
+                after = until
+                if not follow:
+                    return
+                time.sleep(_FOLLOW_S)
+
+
+def _print_event(stored: Stored, as_json: bool) -> None:
+    header = stored.header
+    if as_json:
+        print_json(event_object(header, stored.event))
+    else:
+        op = str(header.op or "")
+        click.echo(f"{header.seq:>5} {header.task or '-':<8} {op:>3}  {header.kind:<15} {describe(stored.event)}")
 
 
 @click.command()

@@ -1,10 +1,13 @@
 """The program as a person calls it: processes in a folder of their own."""
 
 import contextlib
+import http.server
 import io
+import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -67,3 +70,58 @@ def shell(tmp_path):
     shell = Shell(tmp_path)
     yield shell
     shell.close()
+
+
+class Model(http.server.BaseHTTPRequestHandler):
+    """A server on loopback that answers each model call with `body`, and can read `context` tokens."""
+
+    body = b""
+    kind = "text/event-stream"
+    context = 3000
+    hang_s = 0.0
+    ended = threading.Event()
+
+    def do_GET(self) -> None:
+        self._send("application/json", json.dumps({"default_generation_settings": {"n_ctx": self.context}}).encode())
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        if self.path.endswith("/chat/completions"):
+            self.ended.wait(self.hang_s)
+            self._send(self.kind, self.body)
+        else:
+            self.send_error(404)
+
+    def _send(self, kind: str, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("content-type", kind)
+        self.send_header("connection", "close")
+        self.end_headers()
+        with contextlib.suppress(OSError):  # whoever asked is gone
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def serve():
+    """Start a server whose model answers with this text, or these bytes; its address."""
+    servers = []
+
+    def start(reply: str | bytes, **fields: object) -> str:
+        if isinstance(reply, str):
+            choice = {"delta": {"content": reply}, "finish_reason": "stop"}
+            reply = f"data: {json.dumps({'choices': [choice]})}\n\n".encode()
+        own = type("Own", (Model,), {"body": reply, "ended": threading.Event(), **fields})
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), own)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}/v1"
+
+    yield start
+    for server in servers:
+        server.RequestHandlerClass.ended.set()
+        server.shutdown()
+        server.server_close()

@@ -1,13 +1,11 @@
 """Bad input gets one clear line and loses nothing."""
 
-import http.server
 import json
 import resource
 import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -189,65 +187,17 @@ def test_a_server_that_is_not_there_is_one_line(town):
     assert town.look("runs")[1] == ""
 
 
-class _Nonsense(http.server.BaseHTTPRequestHandler):
-    """A server on loopback whose replies to a model call are `kind` and `body`."""
-
-    kind = "text/event-stream"
-    body = b""
-    context = 3000
-
-    def do_GET(self) -> None:
-        self._send("application/json", json.dumps({"default_generation_settings": {"n_ctx": self.context}}).encode())
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("content-length", 0)))
-        if self.path.endswith("/chat/completions"):
-            self._send(self.kind, self.body)
-        else:
-            self.send_error(404)
-
-    def _send(self, kind: str, body: bytes) -> None:
-        self.send_response(200)
-        self.send_header("content-type", kind)
-        self.send_header("connection", "close")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def serve():
-    """Start a server whose model answers with this; its address."""
-    servers = []
-
-    def start(body, kind="text/event-stream"):
-        handler = type("Handler", (_Nonsense,), {"kind": kind, "body": body})
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}/v1"
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def _chunk(text, finish=None):
-    choice = {"delta": {"content": text}, "finish_reason": finish}
-    return f"data: {json.dumps({'choices': [choice]})}\n\n".encode()
-
-
 @pytest.mark.parametrize(
     ("body", "kind", "expected"),
     [
         (b"<html>It works!</html>", "text/html", "a web page, not with a model's reply: check --base-url"),
         (b"", "text/event-stream", "without a finish reason (after 3 attempts)"),
         (bytes(range(256)) * 9, "text/event-stream", "without a finish reason (after 3 attempts)"),
-        (_chunk("Tomas"), "text/event-stream", "without a finish reason (after 3 attempts)"),
+        (
+            b'data: {"choices": [{"delta": {"content": "Tomas"}}]}\n\n',
+            "text/event-stream",
+            "without a finish reason (after 3 attempts)",
+        ),
         (b"data: {]\n\n", "text/event-stream", "broken JSON (after 3 attempts)"),
         (b"[1, 2]", "application/json", "(after 3 attempts)"),
     ],
@@ -262,7 +212,7 @@ def test_a_server_that_answers_nonsense_fails_the_call_in_one_line(town, serve, 
         "--model",
         "openai:x",
         "--base-url",
-        serve(body, kind),
+        serve(body, kind=kind),
     )
     code, out, err = town.call(*arguments, "--json")
     assert (code, err) == (1, "")
@@ -276,7 +226,7 @@ def test_a_server_that_answers_nonsense_fails_the_call_in_one_line(town, serve, 
 @pytest.mark.parametrize("text", ["", "\x1b[2J\x07\x9b31m zzz", "zzz " * 2000])
 def test_a_model_that_says_nonsense_cannot_steer_the_terminal(town, serve, text):
     """An empty, a wild and an endless reply are replies."""
-    address = serve(_chunk(text, "stop"))
+    address = serve(text)
     code, out, err = town.call(
         "run", "Who kept a parrot?", "--input", "town.md", "--model", "openai:x", "--base-url", address
     )
@@ -288,7 +238,7 @@ def test_a_model_that_says_nonsense_cannot_steer_the_terminal(town, serve, text)
 
 def test_a_server_is_asked_how_much_its_model_can_read(town, serve):
     """What it says bounds the window and is in the log."""
-    base = ("run", "Who?", "--input", "town.md", "--model", "openai:x", "--base-url", serve(_chunk("Tomas", "stop")))
+    base = ("run", "Who?", "--input", "town.md", "--model", "openai:x", "--base-url", serve("Tomas"))
     code, _, err = town.call(*base, "--window", "4000")
     assert code == 2
     assert "within the 3000 tokens that openai:x can read" in err
@@ -410,35 +360,19 @@ def test_a_tool_that_hangs_meets_its_limit_and_that_is_recorded(town):
     assert returned["body"]["seconds"] >= 0.3
 
 
-def test_an_engine_that_hangs_meets_its_limit(town):
-    """Three attempts, each with the limit, and one line."""
-    stopped = threading.Event()
-
-    class Silent(_Nonsense):
-        def _send(self, kind: str, body: bytes) -> None:
-            if kind == "application/json":
-                super()._send(kind, body)
-            else:
-                stopped.wait(20)
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Silent)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    address = f"http://127.0.0.1:{server.server_port}/v1"
+def test_an_engine_that_hangs_meets_its_limit_and_ctrl_c(town, serve):
+    """Three attempts, each with the limit, and one line; meanwhile it can be interrupted."""
+    address = serve("never", hang_s=20.0)
     base = ("run", "Who kept a parrot?", "--input", "town.md", "--model", "openai:x", "--base-url", address)
     process = town.start(*base)
     town.wait_for("ModelCalled", 2)  # the first only scores
     process.send_signal(signal.SIGINT)
-    interrupted = town.end(process)
-    code, out, _ = town.call(*base, "--call-timeout", "0.3", "--json")
-    stopped.set()
-    server.shutdown()
-    server.server_close()
+    code, _, err = town.end(process)
     assert code == 1
-    assert "0.3 s" in json.loads(out)["error"]
-    assert "(after 3 attempts)" in json.loads(out)["error"]
-    assert interrupted[0] == 1
-    assert "interrupted; treering resume" in interrupted[2]
+    assert "interrupted; treering resume" in err
+    code, out, _ = town.call(*base, "--call-timeout", "0.3", "--json")
+    assert code == 1
+    assert "no answer within 0.3 s (after 3 attempts)" in json.loads(out)["error"]
 
 
 @pytest.mark.parametrize(
