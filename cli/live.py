@@ -21,6 +21,7 @@ from treering.events.catalogue import (
 __all__ = ["watching"]
 
 _PLAIN = (
+    "InputAdded",
     "TaskSpawned",
     "TaskFinished",
     "TaskFailed",

@@ -1,23 +1,37 @@
 """The commands that look: runs, show, events, verify. They change nothing and need no model."""
 
+import contextlib
 import time
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from treering.cli.opening import json_option, open_store, store_option
-from treering.cli.printing import answer_of, costs_of, describe, event_object, one_line, print_json, print_tree
+from treering.cli.printing import (
+    answer_of,
+    costs_of,
+    describe,
+    event_object,
+    note,
+    one_line,
+    print_json,
+    print_tree,
+    visible,
+)
 from treering.events.catalogue import EVENT_TYPES
-from treering.events.codec import decode
+from treering.events.codec import Stored, decode
 from treering.events.errors import UsageError
 from treering.events.log import LogStore, find_run
-from treering.replays.showing import prompt_of, state_at
-from treering.replays.verifying import verify as verify_run
-from treering.runtime.state import RunState
+from treering.replays.listing import summarise
+
+if TYPE_CHECKING:
+    from treering.runtime.state import RunState
 
 __all__ = ["events", "runs", "show", "verify"]
+
+_FOLLOW_S = 0.3
 
 
 @click.command()
@@ -26,16 +40,18 @@ __all__ = ["events", "runs", "show", "verify"]
 def runs(store: str | None, as_json: bool) -> None:
     """All runs, oldest first."""
     with closing(open_store(store)) as opened:
-        for row in opened.runs():
-            state = state_at(opened, row.run)
-            goal = state.tasks[state.roots[-1]].goal if state.roots else ""
+        rows = opened.runs()
+        if not rows:
+            note("no runs yet; treering run begins one")
+        for row in rows:
+            found = summarise(opened, row)
             if as_json:
                 print_json(
                     {
                         "run": row.run,
-                        "status": state.status,
-                        "goal": goal,
-                        "events": state.seq,
+                        "status": found.status,
+                        "goal": found.goal,
+                        "events": found.events,
                         "created": row.created,
                         "parent": row.parent,
                         "cut": row.cut,
@@ -43,7 +59,9 @@ def runs(store: str | None, as_json: bool) -> None:
                 )
             else:
                 origin = f"  fork of {row.parent} at {row.cut}" if row.parent else ""
-                click.echo(f"{row.run}  {state.status:<9}  {state.seq:>6} events  {one_line(goal, 50)}{origin}")
+                click.echo(
+                    f"{row.run}  {found.status:<9}  {found.events:>6} events  {one_line(found.goal, 50)}{origin}"
+                )
 
 
 @click.command()
@@ -54,6 +72,8 @@ def runs(store: str | None, as_json: bool) -> None:
 @json_option
 def show(name: str, at: int | None, call: int | None, store: str | None, as_json: bool) -> None:
     """The tree, memory and costs of a run at any event; or the exact prompt of a model call."""
+    from treering.replays.showing import state_at
+
     with closing(open_store(store)) as opened:
         run = find_run(opened, name).run
         if call is not None:
@@ -75,10 +95,10 @@ def show(name: str, at: int | None, call: int | None, store: str | None, as_json
             f"{found['seconds']:.1f} s, {found['reused']} replies reused"
         )
         if found["answer"] is not None:
-            click.echo(f"answer: {found['answer']}")
+            click.echo(f"answer: {visible(str(found['answer']))}")
 
 
-def _state_object(run: str, state: RunState) -> dict[str, Any]:
+def _state_object(run: str, state: "RunState") -> dict[str, Any]:
     result = state.tasks[state.roots[-1]].result if state.roots else ""
     answer, _, citations = answer_of(msgspec.json.decode(result) if result else None)
     hot = sum(state.memory.is_hot(id) for id in state.memory.memories)
@@ -108,6 +128,8 @@ def _state_object(run: str, state: RunState) -> dict[str, Any]:
 
 
 def _show_call(store: LogStore, run: str, seq: int, as_json: bool) -> None:
+    from treering.replays.showing import prompt_of
+
     prompt = prompt_of(store, run, seq)
     if as_json:
         print_json(prompt)
@@ -116,11 +138,11 @@ def _show_call(store: LogStore, run: str, seq: int, as_json: bool) -> None:
         f"call {prompt.seq}, task {prompt.task} op {prompt.op}: {prompt.tokens} tokens, at most {prompt.max_tokens} more"
     )
     for message in prompt.messages:
-        click.echo(f"--- {message.role}\n{message.text}")
+        click.echo(f"--- {message.role}\n{visible(message.text)}")
     if prompt.continuation is not None:
         click.echo(f"--- scored\n{prompt.continuation}")
     elif prompt.reply is not None:
-        click.echo(f"--- reply (event {prompt.reply_seq})\n{prompt.reply}")
+        click.echo(f"--- reply (event {prompt.reply_seq})\n{visible(prompt.reply)}")
 
 
 @click.command()
@@ -140,22 +162,25 @@ def events(
     with closing(open_store(store)) as opened:
         run = find_run(opened, name).run
         after = 0
-        while True:
-            until, _ = opened.head(run)
-            for record in opened.read(run, after=after, until=until, task=task, kinds=kinds or None):
-                stored = decode(record)
-                header = stored.header
-                if as_json:
-                    print_json(event_object(header, stored.event))
-                else:
-                    op = str(header.op or "")
-                    click.echo(
-                        f"{header.seq:>5} {header.task or '-':<8} {op:>3}  {header.kind:<15} {describe(stored.event)}"
-                    )
-            after = until
-            if not follow:
-                return
-            time.sleep(0.3)
+        # Ctrl-C is how following ends, and no failure.
+        with contextlib.suppress(KeyboardInterrupt) if follow else contextlib.nullcontext():
+            while True:
+                until, _ = opened.head(run)
+                for record in opened.read(run, after=after, until=until, task=task, kinds=kinds or None):
+                    _print_event(decode(record), as_json)
+                after = until
+                if not follow:
+                    return
+                time.sleep(_FOLLOW_S)
+
+
+def _print_event(stored: Stored, as_json: bool) -> None:
+    header = stored.header
+    if as_json:
+        print_json(event_object(header, stored.event))
+    else:
+        op = str(header.op or "")
+        click.echo(f"{header.seq:>5} {header.task or '-':<8} {op:>3}  {header.kind:<15} {describe(stored.event)}")
 
 
 @click.command()
@@ -164,6 +189,8 @@ def events(
 @json_option
 def verify(name: str, store: str | None, as_json: bool) -> None:
     """Check that a run's log is what was written and follows from itself."""
+    from treering.replays.verifying import verify as verify_run
+
     with closing(open_store(store)) as opened:
         found = verify_run(opened, find_run(opened, name).run)
     if as_json:

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import click
 
 from treering.cli.demo import demo
+from treering.cli.forking import fork
 from treering.cli.looking import events, runs, show, verify
 from treering.cli.model_commands import doctor, models
 from treering.cli.printing import note
-from treering.cli.running import ask, cancel, fork, resume, run
+from treering.cli.running import ask, cancel, resume, run
 from treering.events.errors import BrokenChain, Divergence, TreeringError, UsageError
 
 __all__ = ["cli", "code_of", "main"]

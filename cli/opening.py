@@ -13,6 +13,7 @@ from treering.events.log import LogStore
 __all__ = ["json_option", "open_store", "store_option"]
 
 _DEFAULT = ".treering/treering.db"
+_BUSY_TIMEOUT_S = 6.0  # two runs in one file never fail in under five seconds, and nobody waits in silence for long
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -37,4 +38,4 @@ def open_store(name: str | None, create: bool = False) -> LogStore:
     path = Path(where).expanduser()
     if not create and not path.is_file():
         raise UsageError(f"expected a store at {path}, found none; `treering run` makes one, --store names another")
-    return SQLiteStore(path)
+    return SQLiteStore(path, _BUSY_TIMEOUT_S)

@@ -3,16 +3,20 @@
 Owns the words in which runs, events and outcomes are shown. Results go to stdout; it never writes to a log.
 """
 
+import re
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from treering.events.catalogue import Event, Header
 from treering.events.codec import to_json
-from treering.runtime.runner import Outcome
-from treering.runtime.state import RunState, parent_path
+
+if TYPE_CHECKING:
+    from treering.runtime.runner import Outcome
+    from treering.runtime.state import RunState
 
 __all__ = [
     "answer_of",
@@ -23,12 +27,14 @@ __all__ = [
     "note",
     "one_line",
     "print_json",
-    "print_result",
+    "print_outcome",
     "print_tree",
     "result_object",
+    "visible",
 ]
 
 _SHOWN_TASKS = 60
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def note(text: str) -> None:
@@ -41,14 +47,21 @@ def print_json(value: Any) -> None:
     click.echo(to_json(value).decode())
 
 
+def visible(text: str) -> str:
+    """`text` without what would steer a terminal: a model, or a file, may say anything."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
 def one_line(text: str, width: int = 90) -> str:
     """`text` without line ends, cut to `width`."""
-    flat = " ".join(text.split())
+    flat = " ".join(visible(text).split())
     return flat if len(flat) <= width else flat[: width - 1] + "…"
 
 
-def result_object(run: str, state: RunState, outcome: Outcome | None) -> dict[str, Any]:
-    """A run and how its last question ended, with keys that stay."""
+def result_object(
+    run: str, state: "RunState", outcome: "Outcome | None", unreached: Sequence[int] = ()
+) -> dict[str, Any]:
+    """A run and how its last question ended, with keys that stay. `unreached`: the edits of a fork not applied."""
     result = outcome.result if outcome is not None else None
     answer, found, citations = answer_of(result)
     return {
@@ -61,6 +74,7 @@ def result_object(run: str, state: RunState, outcome: Outcome | None) -> dict[st
         "events": state.seq,
         "tasks": len(state.tasks),
         **costs_of(state),
+        "unreached": list(unreached),
     }
 
 
@@ -71,7 +85,7 @@ def answer_of(result: Any) -> tuple[Any, bool | None, list[Any]]:
     return result["answer"], result.get("found"), list(result.get("citations", ()))
 
 
-def costs_of(state: RunState) -> dict[str, Any]:
+def costs_of(state: "RunState") -> dict[str, Any]:
     """What a run cost so far, with keys that stay."""
     totals = state.totals
     return {
@@ -81,13 +95,20 @@ def costs_of(state: RunState) -> dict[str, Any]:
     }
 
 
-def print_result(found: dict[str, Any]) -> None:
-    """An answer, its citations and what it cost."""
+def print_outcome(found: dict[str, Any], as_json: bool) -> int:
+    """An answer, its citations and what it cost; the exit code."""
+    _print_result(found) if not as_json else print_json(found)
+    for seq in found["unreached"]:
+        note(f"the edit of event {seq} was never reached: the fork took another way")
+    return 0 if found["status"] == "finished" else 1
+
+
+def _print_result(found: dict[str, Any]) -> None:
     answer = found["answer"]
     if found["status"] != "finished":
-        note(f"{found['status']}: {found['error'] or 'no answer'}")
+        note(visible(f"{found['status']}: {found['error'] or 'no answer'}"))
     elif isinstance(answer, str):
-        click.echo(answer)
+        click.echo(visible(answer))
     else:
         click.echo(to_json(answer).decode())
     for number, cited in enumerate(found["citations"], start=1):
@@ -100,8 +121,10 @@ def print_result(found: dict[str, Any]) -> None:
     )
 
 
-def print_tree(state: RunState) -> None:
+def print_tree(state: "RunState") -> None:
     """The tasks of a run, one a line, children under their parents."""
+    from treering.runtime.state import parent_path
+
     shown = 0
     children: dict[str, list[str]] = {}
     for path in state.tasks:
@@ -149,6 +172,8 @@ def describe(event: Event | None) -> str:
     if "hits" in body:
         body["hits"] = len(body["hits"])
         return f"{body['hits']} hits for {one_line(body['query'], 60)!r}"
+    if isinstance(failure := body.get("failure"), dict):
+        body["failure"] = f"{failure['kind']}: {failure['message']}"
     shown = []
     for name in _FIELDS:
         if body.get(name) not in (None, "", 0):

@@ -154,7 +154,8 @@ class Limits(_Value, frozen=True):
 
 
 class RunConfig(_Value, frozen=True):
-    """What a run was asked to be. Windows and sizes are in tokens."""
+    """What a run was asked to be. Windows and sizes are in tokens. `call_timeout_s` limits one attempt at a model and
+    one call of a tool."""
 
     agent: str
     seed: int = 0
@@ -169,6 +170,7 @@ class RunConfig(_Value, frozen=True):
     context_tokens: int = 0
     overhead_tokens: int = 0
     base_url: str = ""
+    call_timeout_s: float = 600.0
 
 
 class Edit(_Value, frozen=True):

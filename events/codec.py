@@ -4,7 +4,7 @@ Owns the header and body encoding, the salted body digest, the chain digest and 
 It never touches a store. Invariant: what the chain covers is bytes as stored; decoding comes after.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ __all__ = [
     "seal",
     "text_digest",
     "to_json",
+    "verified",
     "verify_chain",
 ]
 
@@ -146,11 +147,15 @@ def decode(record: Record) -> Stored:
 
 
 def verify_chain(records: Iterable[Record], previous: bytes = GENESIS, after: int = 0) -> int:
-    """Recompute the chain over stored bytes; the number of records seen.
+    """Recompute the chain over stored bytes; the number of records seen. Raises BrokenChain as `verified` does."""
+    return sum(1 for _ in verified(records, previous, after))
+
+
+def verified(records: Iterable[Record], previous: bytes = GENESIS, after: int = 0) -> Iterator[Record]:
+    """The records, each once its link of the chain is recomputed over stored bytes.
 
     Raises BrokenChain naming the first record that does not fit: a gap, a changed header, a changed body.
     """
-    count = 0
     for expected, record in enumerate(records, start=after + 1):
         if record.seq != expected:
             raise BrokenChain(expected, f"expected event {expected}, found event {record.seq}")
@@ -165,5 +170,4 @@ def verify_chain(records: Iterable[Record], previous: bytes = GENESIS, after: in
         if record.body is not None and body_digest(record.salt or b"", record.body) != header.body:
             raise BrokenChain(expected, "its body does not give the digest in its header")
         previous = record.digest
-        count += 1
-    return count
+        yield record

@@ -34,7 +34,11 @@ class StoreError(TreeringError):
 
 
 class LeaseHeld(StoreError):
-    """Another process writes to this run."""
+    """Another process writes to this run. `holder` says which, in words."""
+
+    def __init__(self, message: str, holder: str = "another process") -> None:
+        super().__init__(message)
+        self.holder = holder
 
 
 class LeaseLost(StoreError):

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from treering.events.codec import GENESIS, Record
 from treering.events.errors import LeaseHeld, LeaseLost, RunNotFound, StoreError
+from treering.events.holders import holder_of
 from treering.events.log import Blob, InboxRow, RunRow, Segment, clipped, lineage
 
 __all__ = ["SQLiteStore"]
@@ -149,7 +150,8 @@ class SQLiteStore:
             return f"the disk took no more at {self.path} ({text}); free some space and resume, nothing is lost"
         if "locked" in text or "busy" in text:
             return (
-                f"another process kept {self.path} locked for {self._busy_timeout_s:g} s; try again when it is done"
+                f"{holder_of(self.path, os.getpid())} kept {self.path} locked for {self._busy_timeout_s:g} s; "
+                "try again when it is done"
             )
         if "malformed" in text or "not a database" in text or "corrupt" in text:
             return f"expected a treering log at {self.path}, found a damaged file or none of ours ({text})"
@@ -207,8 +209,9 @@ class SQLiteStore:
                 old = _FileLease(self._lock_path(run, epoch), epoch)
                 if not old.lock() and not take_over:
                     raise LeaseHeld(
-                        f"expected run {run} to be free, found a process that writes to it; "
-                        "wait for it, stop it, or take the run over with --take-over"
+                        f"expected run {run} to be free, found {old.holder} writing to it; "
+                        "wait for it, stop it, or take the run over with --take-over",
+                        old.holder,
                     )
                 lease = _FileLease(self._lock_path(run, epoch + 1), epoch + 1)
                 if not lease.lock():
@@ -383,7 +386,17 @@ class _FileLease:
                 return False
             raise StoreError(f"expected to lock {self._path}, found: {error.strerror}") from error
         self._file = file
+        with contextlib.suppress(OSError):  # only a help for whoever finds it locked: a full disk does not matter
+            os.truncate(file, 0)
+            os.write(file, str(os.getpid()).encode())
         return True
+
+    @property
+    def holder(self) -> str:
+        """Who has the lock, in words."""
+        with contextlib.suppress(OSError, ValueError):
+            return f"process {int(self._path.read_text())}"
+        return "another process"
 
     def discard(self) -> None:
         """End the lease and remove its file: nobody asks for a past epoch again."""

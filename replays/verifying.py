@@ -1,7 +1,8 @@
 """Verify: is a log what was written, and does it follow from itself?
 
 Owns the check of a whole lineage: its chain over stored bytes, the texts of its sources, and every derived
-event, computed again. It changes nothing. Invariant: what passes here folds to the state its writer had.
+event, computed again. It changes nothing. Invariant: what passes here folds to the state its writer had. Each record
+is read once.
 """
 
 from collections.abc import Iterable
@@ -9,7 +10,7 @@ from collections.abc import Iterable
 import msgspec
 
 from treering.events.catalogue import Event, Header, InputAdded, Refused, RunForked
-from treering.events.codec import Record, decode, text_digest, to_json, verify_chain
+from treering.events.codec import Record, decode, text_digest, to_json, verified
 from treering.events.errors import BrokenChain
 from treering.events.log import LogStore, Segment, lineage
 from treering.memory.retention import parse_retention
@@ -34,20 +35,20 @@ class Verified(msgspec.Struct, frozen=True):
 def verify(store: LogStore, run: str) -> Verified:
     """Check a run's whole lineage. Raises BrokenChain naming the first event that does not fit."""
     segments = lineage(store.row, run)
-    events = verify_chain(store.read(run))
     last, head = store.head(run)
+    events, derived, sources, destroyed = _refold(store, verified(store.read(run, until=last)), segments)
     if events != last:
         raise BrokenChain(events + 1, f"expected {last} events, found {events}")
-    derived, sources, destroyed = _refold(store, store.read(run), segments)
     return Verified(run, events, len(segments), derived, sources, destroyed, head.hex())
 
 
-def _refold(store: LogStore, records: Iterable[Record], segments: list[Segment]) -> tuple[int, int, int]:
+def _refold(store: LogStore, records: Iterable[Record], segments: list[Segment]) -> tuple[int, int, int, int]:
     state = new_state()
     expected: tuple[Header, Event] | None = None
     first: Header | None = None
-    derived = sources = destroyed = 0
+    events = derived = sources = destroyed = 0
     for record in records:
+        events += 1
         stored = decode(record)
         header, event = stored.header, stored.event
         _check_owner(header, segments)
@@ -73,7 +74,7 @@ def _refold(store: LogStore, records: Iterable[Record], segments: list[Segment])
         raise BrokenChain(
             state.seq + 1, f"{expected[0].kind} follows from event {state.seq}, found the end of the log"
         )
-    return derived, sources, destroyed
+    return events, derived, sources, destroyed
 
 
 def _check_owner(header: Header, segments: list[Segment]) -> None:

@@ -35,6 +35,7 @@ from treering.runtime.divergence import diverged
 from treering.runtime.engine import ContextOverflow, EngineError, EngineTransientError, Message, Reply, Request
 from treering.runtime.errors import ModelFailed, OpTimeout, WindowTooSmall, refusal
 from treering.runtime.journal import OpRecord
+from treering.runtime.seams import current_task
 from treering.runtime.state import depth_of
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class ModelCalls:
             then = self._request_digest(call, messages, self._runner.config_at(record.called_seq))
             if recorded.request != then:
                 asked = "\n".join(render(tuple(map(ref_of, say.parts)), self._runner.text) for say in call.says)
-                raise diverged(self._runner.run, self._path, call.number, record, asked)
+                raise diverged(self._runner.run, self._path, call.number, record, asked, current_task())
         # A call still in flight when a fork changed the model is a new request.
         config = self._runner.config_at(record.called_seq if record.outcome is not None else None)
         call.request = self._request_digest(call, messages, config)
@@ -232,7 +233,7 @@ class ModelCalls:
                 with anyio.fail_after(runner.call_timeout_s):
                     reply, logprob = await self._ask_engine(request, call)
             except (EngineTransientError, TimeoutError) as error:
-                why = str(error) or f"no answer within {runner.call_timeout_s:.0f} s"
+                why = str(error) or f"no answer within {runner.call_timeout_s:g} s"
                 if tries >= runner.attempts:
                     seconds = runner.seams.monotonic() - started
                     return called, ModelReplied(

@@ -6,18 +6,23 @@ Owns the report: where, what was recorded, what was asked, the line of agent cod
 import difflib
 import json
 import traceback
+from typing import Any
 
 from treering.events.codec import to_json
 from treering.events.errors import Divergence
 from treering.runtime.journal import OpRecord
+from treering.runtime.seams import coroutine_of, current_task
 
 __all__ = ["diverged"]
 
 _OURS = ("/runtime/task.py", "/runtime/calling.py", "/runtime/ops.py", "/runtime/divergence.py")
 
 
-def diverged(run: str, path: str, number: int, record: OpRecord, asked: str | bytes) -> Divergence:
-    """The error for op `number` of task `path`; `asked` is text, or JSON to be laid out."""
+def diverged(run: str, path: str, number: int, record: OpRecord, asked: str | bytes, agent: Any) -> Divergence:
+    """The error for op `number` of task `path`; `asked` is text, or JSON to be laid out.
+
+    `agent` is the task of the event loop that runs the agent's code.
+    """
     if isinstance(asked, bytes):
         asked = json.dumps(json.loads(asked), indent=1, sort_keys=True)
     before = json.dumps(json.loads(to_json(record.called or record.outcome)), indent=1, sort_keys=True)
@@ -32,14 +37,25 @@ def diverged(run: str, path: str, number: int, record: OpRecord, asked: str | by
         kind,
         "something else",
         diff,
-        _agent_line(),
+        _agent_line(agent),
         f"to go on from there: treering fork {run} --at {at}",
     )
 
 
-def _agent_line() -> str:
-    """The line of agent code that is being run: the innermost frame outside of this package."""
-    for frame in reversed(traceback.extract_stack()):
-        if not frame.filename.endswith(_OURS):
-            return f"{frame.filename}:{frame.lineno}"
-    return "unknown"
+def _agent_line(agent: Any) -> str:
+    """The line of agent code that is being run: the innermost frame outside of the ops."""
+    if current_task() is agent:
+        lines = [(frame.filename, frame.lineno) for frame in traceback.extract_stack()]
+    else:  # an op of a gather has a stack of its own, while the agent's code waits for it
+        lines = _waiting_lines(coroutine_of(agent))
+    found = [f"{file}:{line}" for file, line in lines if not file.endswith(_OURS)]
+    return found[-1] if found else "unknown"
+
+
+def _waiting_lines(coroutine: Any) -> list[tuple[str, int | None]]:
+    """Where a suspended coroutine and those that it waits for stand, outermost first."""
+    lines: list[tuple[str, int | None]] = []
+    while (frame := getattr(coroutine, "cr_frame", None)) is not None:
+        lines.append((frame.f_code.co_filename, frame.f_lineno))
+        coroutine = coroutine.cr_await
+    return lines

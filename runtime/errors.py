@@ -39,7 +39,7 @@ class ChildFailed(TreeringError):
     """A child raised. Its siblings go on."""
 
     def __init__(self, path: str, message: str) -> None:
-        super().__init__(f"task {path} failed: {message}")
+        super().__init__(f"task {path} failed: {message.removeprefix(f'task {path}: ')}")
         self.path = path
 
 
@@ -74,4 +74,6 @@ class ReplayEnded(TreeringError):
 def refusal(refused: Refused, path: str) -> BudgetExceeded | LimitReached:
     """What a recorded refusal raises in the task `path`."""
     text = f"task {path}: {refused.what} allows {refused.limit:g}, {refused.needed:g} would be needed"
+    if refused.what not in ("budget_system", "budget_cost"):  # these have no option of their own
+        text += f"; --{refused.what.replace('_', '-')} sets it"
     return BudgetExceeded(text) if refused.what.startswith("budget") else LimitReached(text)

@@ -69,6 +69,8 @@ class Journal:
     def __init__(self) -> None:
         self._ops: dict[str, dict[int, OpRecord]] = {}
         self._ended: dict[str, tuple[int, Ended]] = {}
+        self.edited: dict[int, int] = {}
+        """The seq of each outcome that an edit replaced -> that of the event which replaced it."""
 
     def add(self, header: Header, event: Event | None) -> None:
         """One more event of the lineage, in order. None: its body was destroyed."""
@@ -79,6 +81,8 @@ class Journal:
             return
         if not header.op:
             return
+        if isinstance(event, ModelReplied) and event.edited:
+            self.edited[event.edited] = header.seq
         ops = self._ops.setdefault(header.task, {})
         record = ops.get(header.op)
         if record is None:
@@ -157,6 +161,11 @@ class Reuse:
                 self._tasks[task] = path
                 return
 
+    @property
+    def unreached(self) -> list[int]:
+        """The edits that were not given out: the seqs of the outcomes that they would replace."""
+        return sorted(edit.seq for edit in self._edits.values())
+
     def edit(self, task: str, op: int) -> Edit | None:
         """The edit of this op's outcome, given out once."""
         return self._edits.pop((self._tasks.get(task, ""), op), None)
@@ -175,6 +184,11 @@ class Reuse:
             return None
         return found.seq, found.outcome
 
+    def input(self, task: str, op: int, request: str) -> InputAdded | None:
+        """A source as it was read by an equal request: inputs are read once."""
+        found = self._find(task, op, request)
+        return found.outcome if found is not None and isinstance(found.outcome, InputAdded) else None
+
     def _find(self, task: str, op: int, request: str) -> OpRecord | None:
         if self._parent is None:
             return None
@@ -186,6 +200,6 @@ class Reuse:
         if record is not None and record.request == request:
             return ops.pop(op)
         for number, record in ops.items():
-            if record.request == request and isinstance(record.outcome, ModelReplied | ToolReturned):
+            if record.request == request and isinstance(record.outcome, ModelReplied | ToolReturned | InputAdded):
                 return ops.pop(number)
         return None

@@ -14,7 +14,6 @@ import msgspec
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from treering.events.catalogue import (
-    Edit,
     Failure,
     HitRecord,
     MessageReceived,
@@ -33,13 +32,13 @@ from treering.events.catalogue import (
 from treering.events.codec import GENESIS, decode, seal, to_json
 from treering.events.errors import Divergence, StoreError, TreeringError, UsageError
 from treering.events.in_memory import InMemoryStore
-from treering.events.log import Blob, Lease, LogStore, RunRow, root_of_cut
+from treering.events.log import Blob, Lease, LogStore, RunRow
 from treering.memory.compaction import extract
 from treering.memory.recall import Hit, RecallIndex
 from treering.memory.retention import parse_retention
-from treering.runtime.deriving import DERIVED
 from treering.runtime.engine import Engine, Message, StreamText
 from treering.runtime.errors import OutcomeUnknown, ReplayEnded
+from treering.runtime.forking import fork_run
 from treering.runtime.journal import Ended, Journal, Reuse
 from treering.runtime.registry import AgentFunction, Agents
 from treering.runtime.retries import RetryPolicy
@@ -53,7 +52,6 @@ from treering.runtime.texts import Texts
 __all__ = ["CODE_VERSION", "Outcome", "Runner", "create_run", "fork_run", "open_log"]
 
 CODE_VERSION = "0.1.0"
-_MOST_DERIVED = 1000
 _FATAL = (Divergence, OutcomeUnknown, ReplayEnded, StoreError)
 StreamFor = Callable[[str], StreamText | None]
 
@@ -95,48 +93,6 @@ def create_run(store: LogStore, config: RunConfig, seams: Seams | None = None) -
     return run
 
 
-def fork_run(
-    store: LogStore,
-    parent: str,
-    at: int,
-    edits: Sequence[tuple[int, str]] = (),
-    reuse: bool | None = None,
-    config: RunConfig | None = None,
-    seams: Seams | None = None,
-) -> str:
-    """A new run that shares its parent's events up to `at`; its id. A pointer: no event is copied.
-
-    Each edit is (seq of an outcome, the text that it shall have); the cut is then before the first of them.
-    `reuse` takes over the parent's later outcomes where the request is equal; by default if there are edits.
-    Raises UsageError for an event that is not there or is no outcome of a model call.
-    """
-    seams = seams or World()
-    cut = min([at, *(seq - 1 for seq, _ in edits)])
-    last, _ = store.head(parent)
-    if not 1 <= cut <= last:
-        raise UsageError(f"expected an event from 1 to {last} to fork at, found {cut}")
-    for record in store.read(parent, after=cut, until=cut + _MOST_DERIVED):
-        # What an event causes shares its transaction, and stays with it in a fork.
-        if edits or not isinstance(decode(record).event, (*DERIVED, Refused)):
-            break
-        cut = record.seq
-    found: list[Edit] = []
-    for seq, text in edits:
-        stored = [decode(record) for record in store.read(parent, after=seq - 1, until=seq)]
-        if not stored or stored[0].header.kind != "ModelReplied":
-            kind = stored[0].header.kind if stored else "nothing"
-            raise UsageError(f"expected event {seq} to be the outcome of a model call (ModelReplied), found {kind}")
-        found.append(Edit(seq, stored[0].header.task, stored[0].header.op, text))
-    at_cut = next(iter(store.read(parent, after=cut - 1, until=cut)))
-    owner = root_of_cut(store.row, parent, cut)
-    run = new_run_id(seams)
-    event = RunForked(parent, cut, config, tuple(found), bool(edits) if reuse is None else reuse)
-    now = seams.now_ms()
-    _, record = seal(event, run, cut + 1, now, seams.entropy(16), at_cut.digest)
-    store.create(RunRow(run, now, owner, cut), [record])
-    return run
-
-
 class _Running:
     """One task that is running, or has ended, in this process."""
 
@@ -171,7 +127,7 @@ class Runner:
         take_over: bool = False,
         replay: bool = False,
         attempts: int = 3,
-        call_timeout_s: float = 600.0,
+        call_timeout_s: float | None = None,
     ) -> None:
         self.store = store
         self.run = run
@@ -179,7 +135,7 @@ class Runner:
         self.seams: Seams = seams or World()
         self.replaying = replay
         self.attempts = attempts
-        self.call_timeout_s = call_timeout_s
+        self._call_timeout_s = call_timeout_s
         self.reuse: Reuse | None = None
         self._engine = engine
         self._config = config
@@ -225,7 +181,9 @@ class Runner:
             parent = None
             if forked.reuse:
                 _, parent, _, _ = open_log(self.store, forked.parent)
-            self.reuse = Reuse(parent, forked.edits)
+            cut = self.store.row(self.run).cut
+            edits = [edit for edit in forked.edits if self.journal.edited.get(edit.seq, 0) <= cut]
+            self.reuse = Reuse(parent, edits)
         writer = _ReplayWriter() if self.replaying else self._writer_of(self.store, self.run, epoch)
         self._writer: Writer = writer
         config = self._config or self.state.config
@@ -248,6 +206,28 @@ class Runner:
             self._fatal = error
         if self._scope is not None:
             self._scope.cancel()
+
+    def use(self, engine: Engine) -> None:
+        """Ask this engine from now on. Raises UsageError if it is another model than the log's configuration says."""
+        config, found = self.state.config, engine.info
+        if config.weights and (config.weights, config.template) != (found.weights, found.template):
+            raise UsageError(
+                f"expected the model {config.model} as the run knows it (weights {config.weights[:12]}), found "
+                f"another under this name ({found.weights[:12]}); to go on with it: "
+                f"treering fork {self.run} --model {config.model} --start"
+            )
+        self._engine = engine
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left to do: the last root has ended, and no question waits."""
+        waiting = self.state.asked or self.store.inbox(self.run, self.state.inbox)
+        return self.state.status != "running" and not waiting
+
+    @property
+    def unreached(self) -> list[int]:
+        """The edits of this fork whose op was not reached, by the seq of the outcome that each would replace."""
+        return [] if self.reuse is None else self.reuse.unreached
 
     # --- roots --------------------------------------------------------------------------------------------
 
@@ -474,6 +454,11 @@ class Runner:
                 if since <= seq:
                     return config
         return self.state.config
+
+    @property
+    def call_timeout_s(self) -> float:
+        """How long one attempt at a model, or one call of a tool, may take."""
+        return self._call_timeout_s or self.state.config.call_timeout_s
 
     def engine_for(self) -> Engine:
         """The engine. Raises UsageError if the run was opened without one."""

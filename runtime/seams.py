@@ -24,6 +24,7 @@ __all__ = [
     "ThreadWriter",
     "World",
     "Writer",
+    "coroutine_of",
     "current_task",
     "loop_caller",
     "new_run_id",
@@ -141,6 +142,11 @@ def current_task() -> Any:
         import trio
 
         return trio.lowlevel.current_task()
+
+
+def coroutine_of(task: Any) -> Any:
+    """The coroutine that a task of the event loop runs."""
+    return task.get_coro() if isinstance(task, asyncio.Task) else task.coro
 
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"  # Crockford's base 32: no letters that look like digits

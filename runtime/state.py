@@ -212,6 +212,9 @@ def _run_resumed(state: RunState, header: Header, event: RunResumed) -> None:
 def _run_forked(state: RunState, header: Header, event: RunForked) -> None:
     if event.config is not None:
         state.config = event.config
+        for path in state.roots:
+            if state.tasks[path].status == "running":  # a question in progress goes on under the new budget
+                state.pools[path].limit = event.config.budget
     state.epoch = 1
     _release_calls(state)
 

@@ -141,7 +141,7 @@ class Task:
             return OpRecord()
         recorded = record.request
         if recorded and request and recorded != request:
-            raise diverged(self._runner.run, self.path, number, record, asked)
+            raise diverged(self._runner.run, self.path, number, record, asked, self._coroutine)
         return record
 
     @property
@@ -442,13 +442,18 @@ class Task:
             if isinstance(record.outcome, InputAdded):
                 return record.outcome
             self._runner.need_live(self.path, number, "input")
-            found = await self._runner.read_input(path, root)
-            digest = text_digest(found.text)
-            event = InputAdded(
-                found.name, digest, len(found.text), found.bytes, found.digest, found.media_type, request
-            )
-            self._runner.texts.keep(digest, found.text)
-            seq, _ = self._runner.sequencer.append(event, self.path, number, blobs=(Blob(digest, found.text),))
+            reuse = self._runner.reuse
+            event = None if reuse is None else reuse.input(self.path, number, request)
+            blobs: tuple[Blob, ...] = ()
+            if event is None:
+                found = await self._runner.read_input(path, root)
+                digest = text_digest(found.text)
+                event = InputAdded(
+                    found.name, digest, len(found.text), found.bytes, found.digest, found.media_type, request
+                )
+                self._runner.texts.keep(digest, found.text)
+                blobs = (Blob(digest, found.text),)
+            seq, _ = self._runner.sequencer.append(event, self.path, number, blobs=blobs)
             await self._runner.sequencer.durable(seq)
             return event
 
@@ -469,7 +474,8 @@ class Task:
         """Call a tool that touches the world: on disk before it acts.
 
         After a crash an `idempotent` one is called again; of another it is not known whether it acted, and
-        the run stops with OutcomeUnknown. Raises ToolFailed if it raises.
+        the run stops with OutcomeUnknown. Raises ToolFailed if it raises, or gives nothing in the time that the run
+        allows one call.
         """
         number = self._next()
         name = f"{tool.__module__}:{tool.__qualname__}"
@@ -515,7 +521,8 @@ class Task:
             if record.attempts and not idempotent:
                 raise OutcomeUnknown(
                     f"task {self.path} op {number}: {name} was called before the last writer ended and may have "
-                    "acted; it is not idempotent, so a person must settle it"
+                    "acted; it is not idempotent, so a person must settle it (to call it again: "
+                    f"treering fork {runner.run} --at {record.called_seq - 1} --start)"
                 )
         attempt = record.attempts + 1
         called = ToolCalled(name, msgspec.Raw(encoded), request, f"{runner.run}/{self.path}/{number}", idempotent)
@@ -523,12 +530,16 @@ class Task:
         if returned is None:
             await runner.sequencer.durable(seq)
             started = runner.seams.monotonic()
+            result = msgspec.Raw(b"null")
+            failure: Failure | None = Failure(
+                "timeout", f"no result within {runner.call_timeout_s:g} s; whether it acted is not known"
+            )
             try:
-                result = to_json(await tool(**arguments))
-                returned = ToolReturned(msgspec.Raw(result), round(runner.seams.monotonic() - started, 4))
+                with anyio.move_on_after(runner.call_timeout_s):
+                    result, failure = msgspec.Raw(to_json(await tool(**arguments))), None
             except Exception as error:
                 failure = Failure(type(error).__name__, f"{type(error).__name__}: {error}")
-                returned = ToolReturned(seconds=round(runner.seams.monotonic() - started, 4), failure=failure)
+            returned = ToolReturned(result, round(runner.seams.monotonic() - started, 4), failure)
         if self._state.status != "running":
             await checkpoint_if_cancelled()  # ended from above: nothing may follow its end
         # Otherwise it is recorded even if a cancellation waits: the tool has acted.

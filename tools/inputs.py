@@ -8,24 +8,31 @@ tabs; whatever cannot be read raises InputError with one line that says why.
 """
 
 import codecs
+import logging
 import re
 import stat
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from io import BytesIO
 from os import PathLike, scandir, stat_result
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from treering.events.errors import InputError
 from treering.tools.pages import page_text
 
+if TYPE_CHECKING:
+    from pypdf import PdfReader
+
 __all__ = [
     "MAX_INPUT_BYTES",
     "PYTHON_REFERENCE",
     "InputText",
+    "check_input",
     "code_hint",
     "list_inputs",
     "python_reference",
@@ -89,7 +96,7 @@ def list_inputs(
 ) -> list[Path]:
     """Files to read under `path`, sorted by POSIX path; of a file, the file itself.
 
-    In a folder, hidden, binary, empty and too large files, links and the folders of version control are
+    In a folder, what `check_input` refuses, hidden files, links and the folders of version control are
     passed over; `on_skip` is called with the POSIX path below `path` and the reason. The name `pydoc:topics`
     stands for Python's own language reference. Raises InputError if nothing is left to read.
     """
@@ -144,6 +151,24 @@ def read_input(
         hint = "; scanned pages need text recognition first" if media_type == "application/pdf" else ""
         raise InputError(f"{file}: this file holds no text{hint}")
     return _input_text(_name(file, base), text, media_type, raw)
+
+
+def check_input(path: str | PathLike[str], max_bytes: int = MAX_INPUT_BYTES) -> None:
+    """Raise InputError where `read_input` would. Of a PDF, only that it opens: its pages take long."""
+    if str(path) == PYTHON_REFERENCE:
+        return
+    file = Path(path)
+    raw = _read_bytes(file, max_bytes)
+    match _media_type(file, raw):
+        case "application/pdf":
+            _open_pdf(file, raw)
+            return
+        case "text/html":
+            text = _decode(file, raw, _declared_encoding(raw))
+        case _:
+            text = _decode(file, raw)
+    if not text or text.isspace():
+        raise InputError(f"{file}: this file holds no text")
 
 
 def code_hint(media_type: str) -> bool | None:
@@ -219,7 +244,13 @@ def _reason_to_skip(file: Path, max_bytes: int) -> str:
         return _reason(error)
     if not start or (start.isspace() and status.st_size <= _SNIFFED_BYTES):
         return "empty"
-    return "binary" if _is_binary(start) and not start.startswith(b"%PDF-") else ""
+    if _is_binary(start) and not start.startswith(b"%PDF-"):
+        return "binary"
+    try:
+        check_input(file, max_bytes)
+    except InputError as error:
+        return str(error).removeprefix(f"{file}: ")
+    return ""
 
 
 def _status(file: Path) -> stat_result:
@@ -320,18 +351,36 @@ def _normalise(text: str) -> str:
 
 
 def _pdf_text(file: Path, raw: bytes) -> str:
-    from pypdf import PdfReader
-    from pypdf.errors import DependencyError, FileNotDecryptedError
+    with _pdf_failures(file):
+        return "\n\n".join(page.extract_text() for page in _open_pdf(file, raw).pages)
 
-    encrypted = InputError(f"{file}: this PDF is encrypted; save it without a password first")
-    try:
+
+def _open_pdf(file: Path, raw: bytes) -> "PdfReader":
+    from pypdf import PdfReader
+
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # what it warns of is said in our error, or does not matter
+    with _pdf_failures(file):
         reader = PdfReader(BytesIO(raw))
         if reader.is_encrypted and not reader.decrypt(""):
-            raise encrypted
-        return "\n\n".join(page.extract_text() for page in reader.pages)
+            raise _encrypted(file)
+        len(reader.pages)
+        return reader
+
+
+def _encrypted(file: Path) -> InputError:
+    return InputError(f"{file}: this PDF is encrypted; save it without a password first")
+
+
+@contextmanager
+def _pdf_failures(file: Path) -> Iterator[None]:
+    """Make an InputError of what a damaged file makes pypdf raise, which is almost anything."""
+    from pypdf.errors import DependencyError, FileNotDecryptedError
+
+    try:
+        yield
     except InputError:
         raise
     except (DependencyError, FileNotDecryptedError):
-        raise encrypted from None
-    except Exception as error:  # a damaged file makes pypdf raise almost anything
+        raise _encrypted(file) from None
+    except Exception as error:
         raise InputError(f"{file}: this PDF is damaged ({type(error).__name__}); repair or convert it") from None

@@ -60,7 +60,8 @@ class OpenAIEngine:
     `count` is an estimate from above, a quarter over what English and code take, as the tokenizer of a remote
     model is not known. It is exact with `tokenizer`, a folder or file with a `tokenizer.json`, and with
     `tokenize=True`, which asks a llama.cpp server on each new text (a short blocking call: for a server near
-    by). `context_tokens` None means what `connect` finds, and 8,192 before that.
+    by). `context_tokens` None means what `connect` finds; where the server does not say, and before that, it is
+    `assumed_context_tokens`.
     `idle_timeout_s` limits the wait for the next bytes and `timeout_s` the whole call. At most `max_concurrent`
     calls are open at once; with `requests_per_minute`, calls begin no faster than that by `clock`.
     """
@@ -74,6 +75,7 @@ class OpenAIEngine:
         timeout_s: float = 600.0,
         max_concurrent: int = 16,
         *,
+        assumed_context_tokens: int = _DEFAULT_CONTEXT_TOKENS,
         idle_timeout_s: float = 120.0,
         requests_per_minute: float | None = None,
         prices: Prices | None = None,
@@ -88,7 +90,7 @@ class OpenAIEngine:
         key = api_key or os.environ.get("OPENAI_API_KEY") or os.environ.get("TREERING_API_KEY") or ""
         self._key = _Key(_checked_key(key.strip()))
         self._asked_context = context_tokens
-        self._context_tokens = context_tokens or _DEFAULT_CONTEXT_TOKENS
+        self._context_tokens = context_tokens or assumed_context_tokens
         self._timeout_s = timeout_s
         self._idle_timeout_s = min(idle_timeout_s, timeout_s)
         self._max_concurrent = max_concurrent
@@ -167,7 +169,12 @@ class OpenAIEngine:
         async with self._connected().stream("POST", f"{self._url}/chat/completions", json=body) as response:
             if response.status_code != 200:
                 raise self._refusal(response, await _read(response, _MAX_BODY_BYTES))
-            if "json" in response.headers.get("content-type", ""):  # a server that does not stream
+            kind = response.headers.get("content-type", "")
+            if "html" in kind:  # a web server, or a portal in between
+                raise EngineError(
+                    f"{self._shown} answered with a web page, not with a model's reply: check --base-url"
+                )
+            if "json" in kind:  # a server that does not stream
                 collector.take(await _read(response, _MAX_REPLY_BYTES))
                 return
             events = Events()

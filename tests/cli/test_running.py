@@ -70,7 +70,7 @@ def test_a_question_to_a_held_run_waits_for_its_holder(start):
     process = _slow(start)
     code, _, err = _end(start("ask", "last", "second"))
     assert code == 0
-    assert "another process holds" in err
+    assert f"process {process.pid} holds" in err
     assert _end(process)[1] == "done slow\n"
     assert _end(start("resume", "last"))[:2] == (0, "done second\n")
 
