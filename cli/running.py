@@ -173,13 +173,17 @@ def ask_run(store: LogStore, name: str, question: str, quiet: bool, engine: Engi
 )
 @click.option("--base-url", default="", help="Where an openai:NAME model is served.")
 @click.option("--window", default=2048, show_default=True, type=_SIZE, help="Tokens of a task's window.")
-@click.option("--seed", default=0, show_default=True, type=int)
+@click.option("--seed", default=0, show_default=True, type=int, help="Of all that is sampled.")
 @click.option("--concurrency", default=8, show_default=True, type=_SIZE, help="Model calls at the same time.")
-@click.option("--max-depth", default=4, show_default=True, type=_SIZE)
+@click.option(
+    "--max-depth", default=4, show_default=True, type=_SIZE, help="Levels of tasks, the question's own included."
+)
 @click.option("--max-children", default=32, show_default=True, type=_SIZE, help="Children of one task.")
 @click.option("--max-tasks", default=500, show_default=True, type=_SIZE, help="Tasks under one question.")
 @click.option("--budget-tokens", default=None, type=_SIZE, help="Tokens, prompts included, that it may cost.")
-@click.option("--budget-seconds", default=None, type=click.FloatRange(min=0, min_open=True))
+@click.option(
+    "--budget-seconds", default=None, type=click.FloatRange(min=0, min_open=True), help="Seconds of its ops, summed."
+)
 @click.option("--retention", default="window:10000", show_default=True, help="window:TOKENS or none.")
 @store_option
 @json_option
