@@ -1,15 +1,19 @@
 """The demo: three jobs on Python's own language reference, with nothing but the embedded model."""
 
+import shutil
+import sys
 import tempfile
 from contextlib import closing
 from pathlib import Path
 
 import click
 
+from treering.cli.looking import show
 from treering.cli.opening import open_store, store_option
-from treering.cli.printing import note, print_tree
+from treering.cli.printing import note
 from treering.cli.running import ask_run, config_of, load, start_run
-from treering.runtime.runner import open_log
+from treering.events.catalogue import RunConfig
+from treering.tools.inputs import python_reference
 
 __all__ = ["demo"]
 
@@ -21,31 +25,54 @@ _TOPICS = ("nonlocal", "global", "pass")
 @click.command()
 @click.option("--model", default="embedded", hidden=True)
 @store_option
-def demo(model: str, store: str | None) -> None:
+@click.pass_context
+def demo(context: click.Context, model: str, store: str | None) -> None:
     """Answer two questions about Python's reference, shorten a part of it, and show what was recorded."""
     if model == "embedded":
-        from treering.runtime.engines.models import pull
-
-        note("fetching the embedded model (98 MB) unless it is here")
-        pull(model)
+        _fetch()
+    click.echo(
+        f"Python's own language reference has {len(python_reference()):,} characters. The model sees "
+        f"{RunConfig('reader').window_tokens:,} tokens at a time, so each passage goes to a task of its own."
+    )
     with closing(open_store(store, create=True)) as opened, tempfile.TemporaryDirectory() as folder:
         engine = load(model)  # once for all three: loading takes seconds
         click.echo(f"\n> treering run {_QUESTION!r} --input pydoc:topics")
         inputs = {"paths": ["pydoc:topics"], "root": ""}
         config = config_of(engine, "reader", model)
         run, first = start_run(opened, engine, config, _QUESTION, inputs, False, keep=True)
-        click.echo(f"\n> treering ask {run} {_NEXT!r}")
+        click.echo(f"\n> treering ask {run} {_NEXT!r}    # the text is in the log: it is not read again")
         second = ask_run(opened, run, _NEXT, False, engine)
         path = _slice(Path(folder))
-        click.echo("\n> treering run 'Shorten this' --agent digest --input topics.txt")
+        click.echo(f"\n> treering run 'Shorten this' --agent digest --input {path.name}    # three of its topics")
         inputs = {"paths": [str(path)], "root": ""}
         other, third = start_run(opened, engine, config_of(engine, "digest", model), "Shorten this", inputs, False)
-        click.echo(f"\n> treering show {run}")
-        print_tree(open_log(opened, run)[0])
-        click.echo("\nTry next:")
-        for line in (f"events {run}", f"verify {run}", f"show {other}", f"ask {run} 'What is a lambda?'", "runs"):
-            click.echo(f"  treering {line}")
+    click.echo(f"\n> treering show {run}")
+    context.invoke(show, name=run, store=store)
+    click.echo("\nTry next:")
+    for line, why in (
+        (f"events {run}", "all that happened, one event a line"),
+        (f"verify {run}", "nothing in the log was changed"),
+        (f"show {other}", "the tree of the digest"),
+        (f"ask {run} 'What is a lambda?'", "a question of your own"),
+        ("runs", "all runs in this folder"),
+    ):
+        click.echo(f"  {f'{_program()} {line}':<56} # {why}")
     raise SystemExit(max(first, second, third))
+
+
+def _fetch() -> None:
+    from treering.runtime.engines.models import known_models, pull
+
+    model = known_models()[0]
+    if not model.present:
+        note(f"fetching the embedded model ({model.size_bytes / 1e6:.0f} MB), once")
+    pull(model.name)
+
+
+def _program() -> str:
+    """How this program is called from here: `make` runs it by its path."""
+    by_path = sys.argv[0].endswith("treering") and shutil.which("treering") is None
+    return sys.argv[0] if by_path else "treering"
 
 
 def _slice(folder: Path) -> Path:
