@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test bench lint clean model
+.PHONY: demo test bench lint docs clean model
 
 demo: $(VENV)/ready
 	$(BIN)/treering demo
@@ -16,6 +16,9 @@ bench: $(VENV)/ready model
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+docs: $(VENV)/ready
+	$(BIN)/python docs/write_cli.py
 
 model: $(VENV)/ready
 	$(BIN)/treering models pull

@@ -34,7 +34,7 @@ _SETTINGS: tuple[tuple[str, _Field, Any, str], ...] = (
     ("--window", ("", "window_tokens"), _SIZE, "Tokens of a task's window."),
     ("--seed", ("", "seed"), int, "The seed of sampled replies."),
     ("--concurrency", ("", "concurrency"), _SIZE, "Model calls at the same time."),
-    ("--max-depth", ("limits", "depth"), _SIZE, "Levels of tasks."),
+    ("--max-depth", ("limits", "depth"), _SIZE, "Levels of tasks, the question's own included."),
     ("--max-children", ("limits", "children"), _SIZE, "Children of one task."),
     ("--max-tasks", ("limits", "tasks"), _SIZE, "Tasks under one question."),
     ("--budget-tokens", ("budget", "tokens"), _SIZE, "Tokens, prompts included, that it may cost."),
