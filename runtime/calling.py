@@ -196,6 +196,8 @@ class ModelCalls:
         if reuse is None:
             return None
         edit = reuse.edit(self._path, call.number)
+        if edit is not None and call.continuation is not None:
+            return ModelReplied(logprob=float(edit.text), edited=edit.seq)
         if edit is not None:
             tokens = self._runner.count(Message("assistant", edit.text))
             return ModelReplied(edit.text, tokens=tokens, edited=edit.seq)

@@ -5,8 +5,9 @@ Invariant: a fork's first event chains from its parent's event at the cut.
 """
 
 from collections.abc import Sequence
+from math import isfinite
 
-from treering.events.catalogue import Edit, Event, Refused, RunConfig, RunForked, TaskSpawned
+from treering.events.catalogue import Edit, Event, ModelReplied, Refused, RunConfig, RunForked, TaskSpawned
 from treering.events.codec import Record, Stored, decode, decode_header, seal
 from treering.events.errors import UsageError
 from treering.events.log import LogStore, RunRow, root_of_cut
@@ -87,7 +88,21 @@ def _edit(store: LogStore, parent: str, seq: int, text: str) -> Edit:
     if stored is None or stored.header.kind != "ModelReplied":
         kind = stored.header.kind if stored else "nothing"
         raise UsageError(f"expected event {seq} to be the outcome of a model call (ModelReplied), found {kind}")
+    reply = stored.event
+    assert isinstance(reply, ModelReplied)
+    if reply.logprob is not None and not reply.usage.generated and not _is_number(text):
+        raise UsageError(
+            f"expected a number for event {seq}, which is how likely a model found a text (log-probability per token, "
+            f"{reply.logprob:.3f}), found {text!r}"
+        )
     return Edit(seq, stored.header.task, stored.header.op, text)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _question_at(store: LogStore, parent: str, cut: int) -> tuple[TaskSpawned, int]:

@@ -57,7 +57,7 @@ def test_a_question_is_answered_asked_again_and_verified(call):
 
 def test_a_fork_with_an_edit_answers_otherwise_and_leaves_its_parent(call):
     """What if a reply had been another?"""
-    first = json.loads(_start(call)[1])
+    first = json.loads(_start(call, "--agent", "digest")[1])
     events = [json.loads(line) for line in call("events", "last", "--json")[1].splitlines()]
     reply = [event["seq"] for event in events if event["kind"] == "ModelReplied"][-1]
     code, out, err = call("fork", "last", "--set", f"{reply}=Ines kept a parrot.", "--start", "--json")
@@ -66,6 +66,26 @@ def test_a_fork_with_an_edit_answers_otherwise_and_leaves_its_parent(call):
     assert call("verify", "last")[0] == 0
     assert len(call("runs", "--json")[1].splitlines()) == 2
     assert json.loads(call("show", first["run"], "--json")[1])["status"] == "finished"
+
+
+def test_a_fork_with_another_score_prefers_another_answer(call):
+    """What if the model had found the question likelier for another answer? Words are refused in its place."""
+    first = json.loads(_start(call)[1])
+    events = [json.loads(line) for line in call("events", "last", "--json")[1].splitlines()]
+    scores = [event for event in events if event["kind"] == "ModelReplied"]
+    (asked,) = (
+        event
+        for event in events
+        if event["kind"] == "ModelCalled" and event["op"] == scores[-1]["op"] and event["task"] == scores[-1]["task"]
+    )
+    answer = asked["body"]["entries"][-1]["parts"][-1].split("Answer: ")[1].split("\n")[0]
+    assert answer != first["answer"]
+    code, out, err = call("fork", "last", "--set", f"{scores[-1]['seq']}=5", "--start", "--json")
+    assert code == 0, err
+    assert json.loads(out)["answer"] == answer
+    code, _, err = call("fork", "last", "--set", f"{scores[-1]['seq']}=Ines")
+    assert code == 2
+    assert "expected a number" in err
 
 
 @pytest.mark.parametrize(
