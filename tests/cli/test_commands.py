@@ -83,7 +83,7 @@ def test_a_fork_with_another_score_prefers_another_answer(call):
     code, out, err = call("fork", "last", "--set", f"{scores[-1]['seq']}=5", "--start", "--json")
     assert code == 0, err
     assert json.loads(out)["answer"] == answer
-    code, _, err = call("fork", "last", "--set", f"{scores[-1]['seq']}=Ines")
+    code, _, err = call("fork", first["run"], "--set", f"{scores[-1]['seq']}=Ines")
     assert code == 2
     assert "expected a number" in err
 
