@@ -46,7 +46,9 @@ async def _demo(store: LogStore, model: str, job: "Job") -> int:
 
     codes = []
     with tempfile.TemporaryDirectory() as folder:
-        async with loaded(RunConfig("reader", model=model)) as engine:  # once for all three: loading takes seconds
+        async with loaded(
+            RunConfig("reader", model=model), False
+        ) as engine:  # once for all three: loading takes seconds
             click.echo(f"\n> treering run {_QUESTION!r} --input pydoc:topics")
             inputs: dict[str, Any] = {"paths": ["pydoc:topics"], "root": ""}
             found = await start_run(store, engine, RunConfig("reader", model=model), _QUESTION, inputs, False, job)
