@@ -127,6 +127,18 @@ def test_a_changed_log_is_found(call):
     assert "event 2" in err
 
 
+def test_the_doctor_tells_device_blas_and_speed(call):
+    """Measured now; without the model, which is said to be missing, only the arithmetic is."""
+    code, out, _ = call("doctor", "--json", TREERING_CACHE=str(call.folder))
+    checks = {check["check"]: check for check in json.loads(out)}
+    assert code == 1
+    assert not checks["model"]["ok"]
+    assert "treering models pull embedded" in checks["model"]["detail"]
+    assert "mlx" in checks["device"]["detail"]
+    assert checks["blas"]["detail"].split()[0] in ("mkl", "openblas", "reference", "native")
+    assert float(checks["speed"]["detail"].split(" GFLOP/s")[0]) > 0
+
+
 def test_commands_that_need_no_model_do_not_import_one(call):
     """What is not used is not loaded."""
     program = "import sys, treering.cli.main; print([m for m in ('mlx', 'transformers', 'rich', 'httpx') if m in sys.modules])"
