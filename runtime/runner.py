@@ -419,8 +419,12 @@ class Runner:
         running = self._running[path]
         return [child for child in running.children if self._running[child].ended is None]
 
-    def cancel_tree(self, path: str, reason: str) -> bool:
-        """End a task and all below it, deepest first; whether it was running. Recorded in one transaction."""
+    def cancel_tree(self, path: str, reason: str, more: bool = False) -> bool:
+        """End a task and all below it, deepest first; whether it was running. Recorded in one transaction.
+
+        With `more`, so is the event that the caller appends next: the op that ended it, which a resume would
+        otherwise ask of a task that has ended.
+        """
         running = self._running.get(path)
         if running is None or running.ended is not None or self.journal.ended(path) is not None:
             return False
@@ -439,7 +443,7 @@ class Runner:
         event = TaskCancelled(reason)
         for other in reversed(below):
             if not self.replaying:
-                self.sequencer.append(event, other)
+                self.sequencer.append(event, other, more=more or other != below[0])
             if (found := self._running.get(other)) is not None:
                 self._set_ended(found, event)
         return True

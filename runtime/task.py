@@ -293,7 +293,7 @@ class Task:
 
         async def abandon(reason: str) -> None:
             if not self._state.closed(number):
-                self._runner.cancel_tree(child.path, reason)
+                self._runner.cancel_tree(child.path, reason, more=True)
                 seq, _ = self._runner.sequencer.append(
                     Sampled("abandoned", msgspec.Raw(to_json(reason))), self.path, number
                 )
@@ -320,7 +320,7 @@ class Task:
             if isinstance(record.outcome, Sampled):
                 return bool(msgspec.json.decode(record.outcome.value))
             self._runner.need_live(self.path, number, "cancel")
-            running = self._runner.cancel_tree(child.path, "its parent cancelled it")
+            running = self._runner.cancel_tree(child.path, "its parent cancelled it", more=True)
             await self._sample(number, "cancel", running, request)
             return running
 

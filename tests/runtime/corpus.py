@@ -6,15 +6,20 @@ from treering.events.catalogue import Budget
 from treering.runtime.errors import BudgetExceeded, ChildCancelled, ChildFailed, LimitReached, ModelFailed, OpTimeout
 from treering.runtime.task import Task
 
-__all__ = ["CORPUS", "EFFECTS"]
+__all__ = ["CORPUS", "EFFECTS", "count_effect", "pay_once"]
 
 EFFECTS: list[str] = []
-"""What the tool below did to the world."""
+"""What the tools below did to the world."""
 
 
 async def count_effect(name: str) -> str:
     EFFECTS.append(name)
     return f"did {name}"
+
+
+async def pay_once(name: str) -> str:
+    EFFECTS.append(f"paid {name}")
+    return f"paid {name}"
 
 
 async def leaf(task: Task, goal: str) -> str:

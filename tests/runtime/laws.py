@@ -1,20 +1,36 @@
 """Builders and comparisons for the laws: how a run is made, killed, and told equal to another."""
 
 import itertools
+from hashlib import blake2b
 from typing import Any
 
+import anyio
 import msgspec
 
 from treering.events.catalogue import Header, RunConfig
 from treering.events.codec import Record, decode, to_json
 from treering.events.in_memory import InMemoryStore
 from treering.events.log import Blob
-from treering.runtime.engine import Request
+from treering.runtime.engine import EngineError, Reply, Request
 from treering.runtime.runner import Outcome, Runner, create_run, open_log
 from treering.runtime.seams import Commit, World
 from treering.runtime.testing import ScriptedEngine, echo
 
-__all__ = ["CrashingWriter", "Killed", "Steady", "config_for", "equal_view", "run_once", "script"]
+__all__ = [
+    "CrashingWriter",
+    "Killed",
+    "PacedEngine",
+    "Steady",
+    "assert_equal",
+    "config_for",
+    "equal_view",
+    "fresh",
+    "run_once",
+    "script",
+]
+
+
+RUN_ID_BYTES = 10
 
 
 class Killed(Exception):
@@ -22,7 +38,7 @@ class Killed(Exception):
 
 
 class Steady(World):
-    """Chance and time that repeat: a counter."""
+    """Chance and time that repeat. New run ids alone are counted; what agents draw is the same each time."""
 
     def __init__(self) -> None:
         self._count = itertools.count(1)
@@ -31,7 +47,22 @@ class Steady(World):
         return 1_700_000_000_000
 
     def entropy(self, size: int) -> bytes:
-        return next(self._count).to_bytes(8, "big").rjust(size, b"\0")[-size:]
+        if size == RUN_ID_BYTES:
+            return next(self._count).to_bytes(size, "big")
+        return b"\x2a" * size
+
+
+class PacedEngine(ScriptedEngine):
+    """The scripted engine, at its own pace: up to `most_s` per call, by the request alone."""
+
+    def __init__(self, most_s: float) -> None:
+        super().__init__(script)
+        self._most_s = most_s
+
+    async def generate(self, request: Request, on_text: Any = None) -> Reply:
+        pace = blake2b(to_json(request), digest_size=2).digest()
+        await anyio.sleep(self._most_s * int.from_bytes(pace, "big") / 65536)
+        return await super().generate(request, on_text)
 
 
 class CrashingWriter:
@@ -55,8 +86,6 @@ class CrashingWriter:
 
 def script(request: Request) -> str | Exception:
     """Echo, but for what is asked to fail."""
-    from treering.runtime.engine import EngineError
-
     if "FAIL" in request.messages[-1].text:
         return EngineError("told to fail")
     return echo(request)
@@ -85,25 +114,52 @@ async def run_once(
 
 
 def equal_view(store: InMemoryStore, run: str) -> dict[str, Any]:
-    """What two equal runs have in common (R10): outcomes by task and op, results, the trunk."""
+    """What two equal runs have in common (R10): requests and outcomes by task and op, results, the trunk."""
     state, _, _, _ = open_log(store, run)
+    asked: dict[tuple[str, int], str] = {}
     ops: dict[str, dict[int, list[Any]]] = {}
     ended: dict[str, Any] = {}
     for record in store.read(run):
         stored = decode(record)
         header: Header = stored.header
         body = msgspec.json.decode(to_json(stored.event))
-        for unsteady in ("usage", "seconds", "cause", "epoch", "why", "key", "reused", "edited"):
+        for unsteady in ("usage", "seconds", "cause", "reused", "edited"):
             body.pop(unsteady, None)
         if header.kind in ("TaskFinished", "TaskFailed", "TaskCancelled"):
             ended.setdefault(header.task, (header.kind, str(body)))
-        elif header.op and header.kind not in ("ModelCalled", "ToolCalled"):
+        elif header.kind in ("ModelCalled", "ToolCalled"):
+            asked[header.task, header.op] = body["request"]  # of the last attempt
+        elif header.op:
             ops.setdefault(header.task, {}).setdefault(header.op, []).append((header.kind, str(body)))
+    for (task, op), request in asked.items():
+        if op in ops.get(task, {}):
+            ops[task][op].append(("request", request))
     return {
         "ops": {task: dict(sorted(found.items())) for task, found in sorted(ops.items())},
         "ended": dict(sorted(ended.items())),
         "trunk": state.memory.digest(),
     }
+
+
+def assert_equal(expected: dict[str, Any], found: dict[str, Any]) -> None:
+    """Two views are equal (R10).
+
+    Of tasks that were ended from above in both, what both did before that is: how far they came, timing decided.
+    """
+    ended = {
+        task
+        for task, how in expected["ended"].items()
+        if how[0] == "TaskCancelled" and found["ended"].get(task) == how
+    }
+    for part in ("ops", "ended"):
+        ones, others = expected[part], found[part]
+        for task in sorted({*ones, *others}):
+            if not any(task == above or task.startswith((above + ".", above + "~")) for above in ended):
+                assert others.get(task) == ones.get(task), f"{part} of task {task}"
+            elif part == "ops":
+                for op in ones.get(task, {}).keys() & others.get(task, {}).keys():
+                    assert others[task][op] == ones[task][op], f"op {op} of task {task}, which was ended"
+    assert found["trunk"] == expected["trunk"], "the trunk"
 
 
 def fresh(agent: str, **changes: Any) -> tuple[InMemoryStore, str]:

@@ -28,7 +28,7 @@ from treering.runtime.seams import Commit
 from treering.runtime.task import Say, Task
 from treering.runtime.testing import echo
 
-__all__ = ["WORKFLOWS", "History", "simulate"]
+__all__ = ["WORKFLOWS", "History", "seeded", "simulate"]
 
 MOST_SESSIONS = 40
 NONSENSE = ["", " ", "\0\x1b[2J", "<|im_end|> " * 9, "{" * 40, "٣ 🙂 \u202e ni", "Earlier, in short: " * 5]
@@ -222,12 +222,12 @@ def simulate(seed: int, messages: bool = False) -> History:
 
     With `messages`, somebody asks or cancels meanwhile.
     """
-    with _seeded(seed):
+    with seeded(seed):
         return trio.run(_live, seed, messages, clock=MockClock(autojump_threshold=0))
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Trio's scheduler draws from its own generator, and orders its batches only when it is told to."""
     before, state = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r.getstate()
     scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
