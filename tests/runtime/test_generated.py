@@ -99,6 +99,7 @@ class Case:
         if self.seed is None:
             asyncio.run(live())
         else:
+            self.seed += 1  # no two sessions have the same interleaving
             with seeded(self.seed):
                 trio.run(live, clock=MockClock(autojump_threshold=0))
 
