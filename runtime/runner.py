@@ -467,9 +467,16 @@ class Runner:
     # --- what tasks ask for -------------------------------------------------------------------------------
 
     def need_live(self, path: str, op: int, what: str) -> None:
-        """Raises ReplayEnded in a replay: what is not recorded is not performed."""
+        """Raises ReplayEnded in a replay: what is not recorded is not performed. In a run that stops, nothing is."""
+        if self._fatal is not None:
+            raise self._fatal
         if self.replaying:
-            raise ReplayEnded(f"task {path} op {op} ({what}) is not recorded: the log ends before it")
+            raise self.fatal(ReplayEnded(f"task {path} op {op} ({what}) is not recorded: the log ends before it"))
+
+    def fatal(self, error: TreeringError) -> TreeringError:
+        """The same error, to be raised: it stops the run even if agent code catches it."""
+        self._stop(error)
+        return error
 
     def config_at(self, seq: int | None) -> RunConfig:
         """The configuration that held when event `seq` was written; None: now."""

@@ -142,7 +142,7 @@ class Task:
             return OpRecord()
         recorded = record.request
         if recorded and request and recorded != request:
-            raise diverged(self._runner.run, self.path, number, record, asked)
+            raise self._runner.fatal(diverged(self._runner.run, self.path, number, record, asked))
         return record
 
     @property
@@ -533,10 +533,11 @@ class Task:
         else:
             self._runner.need_live(self.path, number, "call")
             if record.attempts and not idempotent:
-                raise OutcomeUnknown(
+                unknown = OutcomeUnknown(
                     f"task {self.path} op {number}: {name} was called before the last writer ended and may have "
                     "acted; it is not idempotent, so a person must settle it"
                 )
+                raise runner.fatal(unknown)
         attempt = record.attempts + 1
         called = ToolCalled(name, msgspec.Raw(encoded), request, f"{runner.run}/{self.path}/{number}", idempotent)
         seq, _ = runner.sequencer.append(called, self.path, number, attempt)
