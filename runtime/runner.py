@@ -25,12 +25,13 @@ from treering.events.catalogue import (
     RunForked,
     RunResumed,
     RunStarted,
+    Sampled,
     TaskCancelled,
     TaskFailed,
     TaskFinished,
     TaskSpawned,
 )
-from treering.events.codec import GENESIS, decode, seal, to_json
+from treering.events.codec import GENESIS, Record, decode, seal, to_json
 from treering.events.errors import Divergence, StoreError, TreeringError, UsageError
 from treering.events.in_memory import InMemoryStore
 from treering.events.log import Blob, Lease, LogStore, RunRow, root_of_cut
@@ -39,7 +40,7 @@ from treering.memory.recall import Hit, RecallIndex
 from treering.memory.retention import parse_retention
 from treering.runtime.deriving import DERIVED
 from treering.runtime.engine import Engine, Message, StreamText
-from treering.runtime.errors import OutcomeUnknown, ReplayEnded
+from treering.runtime.errors import NotRunInFork, OutcomeUnknown, ReplayEnded
 from treering.runtime.journal import Ended, Journal, Reuse
 from treering.runtime.registry import AgentFunction, Agents
 from treering.runtime.retries import RetryPolicy
@@ -54,7 +55,7 @@ __all__ = ["CODE_VERSION", "Outcome", "Runner", "create_run", "fork_run", "open_
 
 CODE_VERSION = "0.1.0"
 _MOST_DERIVED = 1000
-_FATAL = (Divergence, OutcomeUnknown, ReplayEnded, StoreError)
+_FATAL = (Divergence, NotRunInFork, OutcomeUnknown, ReplayEnded, StoreError)
 StreamFor = Callable[[str], StreamText | None]
 
 
@@ -116,8 +117,7 @@ def fork_run(
     if not 1 <= cut <= last:
         raise UsageError(f"expected an event from 1 to {last} to fork at, found {cut}")
     for record in store.read(parent, after=cut, until=cut + _MOST_DERIVED):
-        # What an event causes shares its transaction, and stays with it in a fork.
-        if edits or not isinstance(decode(record).event, (*DERIVED, Refused)):
+        if edits or not _shares(store, parent, record):
             break
         cut = record.seq
     found: list[Edit] = []
@@ -137,6 +137,16 @@ def fork_run(
     return run
 
 
+def _shares(store: LogStore, run: str, record: Record) -> bool:
+    """Whether an event shares the transaction of the one before it, and so stays with it in a fork."""
+    event = decode(record).event
+    if isinstance(event, TaskCancelled | Sampled):  # tasks are ended with the op that ended them
+        before = next(iter(store.read(run, after=record.seq - 2, until=record.seq - 1)))
+        by_an_op = isinstance(event, TaskCancelled) or event.what in ("cancel", "abandoned")
+        return by_an_op and decode(before).header.kind == "TaskCancelled"
+    return isinstance(event, (*DERIVED, Refused))
+
+
 class _Running:
     """One task that is running, or has ended, in this process."""
 
@@ -153,6 +163,7 @@ class Runner:
     """Opens a run for writing. Use as an async context manager, then call `resume` or `ask`.
 
     With `replay`, nothing is performed and nothing is written: recorded outcomes only.
+    In a fork, tools act only with `live_tools`: otherwise what the parent's did is taken over.
     Raises LeaseHeld if another process writes to the run, unless `take_over`.
     """
 
@@ -172,6 +183,7 @@ class Runner:
         replay: bool = False,
         attempts: int = 3,
         call_timeout_s: float = 600.0,
+        live_tools: bool = False,
     ) -> None:
         self.store = store
         self.run = run
@@ -180,6 +192,7 @@ class Runner:
         self.replaying = replay
         self.attempts = attempts
         self.call_timeout_s = call_timeout_s
+        self.live_tools = live_tools
         self.reuse: Reuse | None = None
         self._engine = engine
         self._config = config
@@ -221,11 +234,9 @@ class Runner:
     def _open(self, epoch: int) -> None:
         self.state, self.journal, head, self._configs = open_log(self.store, self.run)
         forked = self._forked()
-        if forked is not None and (forked.reuse or forked.edits):
-            parent = None
-            if forked.reuse:
-                _, parent, _, _ = open_log(self.store, forked.parent)
-            self.reuse = Reuse(parent, forked.edits)
+        if forked is not None:
+            parent = forked.parent
+            self.reuse = Reuse(lambda: open_log(self.store, parent)[1], forked.edits, forked.reuse)
         writer = _ReplayWriter() if self.replaying else self._writer_of(self.store, self.run, epoch)
         self._writer: Writer = writer
         config = self._config or self.state.config
@@ -560,6 +571,8 @@ class Runner:
                 self.sequencer.append(TaskSpawned(path, "compaction", "shorten"), task.path, op)
             space = task.window_tokens - room_tokens - 200
             fitting = text if self.count(Message("user", text)) <= space else extract(text, max(64, space * 3))
+            if self.reuse is not None:
+                self.reuse.correspond(path, task.path, "", "")
             asker = Task(self, path, "", task.window_tokens, "")
             try:
                 answer = await asker.generate(

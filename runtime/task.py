@@ -46,6 +46,7 @@ from treering.runtime.errors import (
     ChildCancelled,
     ChildFailed,
     LimitReached,
+    NotRunInFork,
     OpMisused,
     OpTimeout,
     OutcomeUnknown,
@@ -532,6 +533,13 @@ class Task:
             returned = msgspec.structs.replace(found[1], reused=found[0])
         else:
             self._runner.need_live(self.path, number, "call")
+            if runner.reuse is not None and not runner.live_tools:
+                raise runner.fatal(
+                    NotRunInFork(
+                        f"task {self.path} op {number}: expected the parent run to have called {name} so, found that it "
+                        "did not; open the fork with live_tools to let it act"
+                    )
+                )
             if record.attempts and not idempotent:
                 unknown = OutcomeUnknown(
                     f"task {self.path} op {number}: {name} was called before the last writer ended and may have "

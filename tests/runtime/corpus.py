@@ -3,6 +3,7 @@
 from typing import Any
 
 from treering.events.catalogue import Budget
+from treering.events.errors import TreeringError
 from treering.runtime.errors import BudgetExceeded, ChildCancelled, ChildFailed, LimitReached, ModelFailed, OpTimeout
 from treering.runtime.task import Task
 
@@ -157,6 +158,40 @@ async def acting(task: Task, goal: str) -> Any:
     return [done, 0.0 <= chance < 1.0]
 
 
+async def payer(task: Task, goal: str) -> str:
+    paid: str = await task.call(pay_once, name=goal)
+    return paid + (await task.generate(f"{goal} is paid", max_tokens=8)).text
+
+
+async def paying(task: Task, goal: str) -> Any:
+    """Tools that must not act twice: alone, beside a call, and in a child whose failures are taken as they come."""
+    first = await task.call(pay_once, name="one")
+    beside = await task.gather(task.call(pay_once, name="two"), task.generate("beside it", max_tokens=6))
+    try:
+        child = await task.gather(task.spawn(payer, "three"), return_failures=True)
+    except TreeringError:
+        return "went on without knowing"
+    return [first, str(beside), str(child)]
+
+
+async def sampling(task: Task, goal: str) -> Any:
+    drawn = [await task.random(), await task.random()]
+    return [*drawn, *await task.gather(task.now(), task.now())]
+
+
+async def talker(task: Task, goal: str) -> str:
+    said = ""
+    for step in range(6):
+        said = (await task.generate(f"{goal} step{step} " + "word " * 14, max_tokens=12)).text
+    return said
+
+
+async def wordy(task: Task, goal: str) -> str:
+    """Siblings whose windows overflow."""
+    children = [task.spawn(talker, f"{goal}{n}") for n in range(2)]
+    return (await task.generate(" ".join(await task.gather(*children)), max_tokens=8)).text
+
+
 async def stubborn(task: Task, goal: str) -> str:
     try:
         await task.generate("FAIL for good", max_tokens=8)
@@ -182,6 +217,9 @@ CORPUS = {
         shared_memory,
         side_by_side,
         acting,
+        paying,
+        sampling,
+        wordy,
         stubborn,
     )
 }

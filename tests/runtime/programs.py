@@ -62,7 +62,7 @@ class _Life:
                 await self.task.generate(f"{self.goal} goes on meanwhile", max_tokens=6)
                 self.seen.append(_words(await child.cancel()))
                 await child
-            case ["recall", name]:
+            case ["recall", _]:
                 self.hits = await self.op(step)
                 self.seen.append(_words(self.hits))
             case _:
@@ -136,6 +136,7 @@ PLAIN = st.one_of(
     st.tuples(st.just("act"), NAMES).map(list),
     st.sampled_from([["chance"], ["time"], ["cite"]]),
 )
+PAYS = st.one_of(PLAIN, st.tuples(st.just("pay"), NAMES).map(list))
 LINES = st.lists(st.one_of(PLAIN, st.just(["raise"])), min_size=1, max_size=4)
 """Programs in which nothing runs beside anything: what a budget refuses in them is not a matter of timing."""
 
@@ -161,12 +162,12 @@ def _slow(draw: Any) -> list[Any]:
     return ["run", [*talk, ["sleep", HOURS], *draw(st.lists(PLAIN, max_size=1))], draw(_options())]
 
 
-def _quick(depth: int) -> st.SearchStrategy[list[Any]]:
+def _quick(depth: int, plain: st.SearchStrategy[list[Any]]) -> st.SearchStrategy[list[Any]]:
     """Ops that are done within seconds, and sure of it."""
-    choices = [PLAIN, PLAIN]
+    choices = [plain, plain]
     if depth:
-        inner = _quick(depth - 1)
-        children = st.tuples(st.just("run"), _steps(depth - 1), _options()).map(list)
+        inner = _quick(depth - 1, plain)
+        children = st.tuples(st.just("run"), _steps(depth - 1, plain), _options()).map(list)
         spenders = st.tuples(st.just("run"), LINES, _options(budget=True)).map(list)
         together = st.lists(inner, min_size=1, max_size=3)
         choices += [
@@ -189,13 +190,13 @@ def _decided(draw: Any, inner: Any) -> list[Any]:
     return ["first", racers]
 
 
-def _steps(depth: int) -> st.SearchStrategy[list[Any]]:
+def _steps(depth: int, plain: st.SearchStrategy[list[Any]] = PLAIN) -> st.SearchStrategy[list[Any]]:
     """Programs of quick steps: nothing in them waits for a clock to the end."""
-    quick = _quick(depth)
-    choices = [quick, quick, PLAIN, st.just(["raise"]), st.just(["cancel", [["sleep", HOURS]]])]
+    quick = _quick(depth, plain)
+    choices = [quick, quick, plain, st.just(["raise"]), st.just(["cancel", [["sleep", HOURS]]])]
     if depth:
         choices += [
-            st.tuples(st.just("spawn"), _steps(depth - 1), _options()).map(list),
+            st.tuples(st.just("spawn"), _steps(depth - 1, plain), _options()).map(list),
             st.tuples(st.just("join"), st.integers(0, 2)).map(list),
         ]
     return st.lists(st.one_of(choices), min_size=1, max_size=5)
@@ -205,9 +206,9 @@ def _steps(depth: int) -> st.SearchStrategy[list[Any]]:
 def _slept(draw: Any, base: st.SearchStrategy[list[Any]]) -> list[Any]:
     """A program of quick steps, with sleeps and missed deadlines between them, at the top only."""
     steps = list(draw(base))
-    late = _slow().map(lambda op: ["timeout", MINUTES, op])
-    for late in draw(st.lists(st.one_of(st.just(["sleep", 30.0]), late), max_size=2)):
-        steps.insert(draw(st.integers(0, len(steps))), late)
+    missed = _slow().map(lambda op: ["timeout", MINUTES, op])
+    for step in draw(st.lists(st.one_of(st.just(["sleep", 30.0]), missed), max_size=2)):
+        steps.insert(draw(st.integers(0, len(steps))), step)
     return steps
 
 
@@ -216,9 +217,9 @@ def steady_programs() -> st.SearchStrategy[list[Any]]:
     return _steps(2)
 
 
-def programs() -> st.SearchStrategy[list[Any]]:
-    """Settled programs, with sleeps and deadlines."""
-    return _slept(_steps(2))
+def programs(paying: bool = False) -> st.SearchStrategy[list[Any]]:
+    """Settled programs, with sleeps and deadlines; with `paying`, also tools that must not act twice."""
+    return _slept(_steps(2, PAYS if paying else PLAIN))
 
 
 def loose_programs() -> st.SearchStrategy[list[Any]]:
