@@ -159,14 +159,14 @@ async def acting(task: Task, goal: str) -> Any:
 
 
 async def payer(task: Task, goal: str) -> str:
-    paid: str = await task.call(pay_once, name=goal)
+    paid: str = await task.call(pay_once, name=f"{task.path} {goal}")
     return paid + (await task.generate(f"{goal} is paid", max_tokens=8)).text
 
 
 async def paying(task: Task, goal: str) -> Any:
     """Tools that must not act twice: alone, beside a call, and in a child whose failures are taken as they come."""
-    first = await task.call(pay_once, name="one")
-    beside = await task.gather(task.call(pay_once, name="two"), task.generate("beside it", max_tokens=6))
+    first = await task.call(pay_once, name=f"{task.path} one")
+    beside = await task.gather(task.call(pay_once, name=f"{task.path} two"), task.generate("beside it", max_tokens=6))
     try:
         child = await task.gather(task.spawn(payer, "three"), return_failures=True)
     except TreeringError:

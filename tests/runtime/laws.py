@@ -161,7 +161,7 @@ def assert_equal(expected: dict[str, Any], found: dict[str, Any]) -> None:
         if how[0] == "TaskCancelled" and found["ended"].get(task) == how
     }
     for part in ("ops", "ended"):
-        ones, others = expected[part], found[part]
+        ones, others = expected.get(part, {}), found.get(part, {})
         for task in sorted({*ones, *others}):
             if not any(task == above or task.startswith((above + ".", above + "~")) for above in ended):
                 assert others.get(task) == ones.get(task), f"{part} of task {task}"

@@ -228,7 +228,9 @@ def test_an_edit_under_reuse_ends_equal_to_a_fresh_fork(case, place, text):
     """What was edited leads to the same run either way; under reuse, only what depends on it reaches the model."""
     run = case.new()
     case.session(run)
-    replies = [one for one in case.events(run, "ModelReplied") if "~" not in one.header.task and not one.event.failure]
+    replies = [
+        one for one in case.events(run, "ModelReplied") if "~" not in one.header.task and not one.event.failure
+    ]
     if not replies:
         return
     edited = replies[place % len(replies)].header
