@@ -22,7 +22,7 @@ __all__ = ["TRUNK", "Hierarchy", "Memory", "Scope", "View", "memory_id", "normal
 TRUNK = ""
 """The scope of the roots."""
 
-_TICK, _WRITE, _ACCESS = 0, 1, 2
+_TICK, _WRITE, _ACCESS, _PIN = 0, 1, 2, 3
 
 View = list[tuple[str, int]]
 """(scope, version) from the task's own scope up to the trunk."""
@@ -92,13 +92,12 @@ class Hierarchy(msgspec.Struct):
             memory = self.memories[id] = Memory(id, text, tokens, refs)
         else:
             memory.refs += tuple(ref for ref in refs if ref not in memory.refs)
-        memory.pinned = memory.pinned or pinned
         if self.state(id, self.view(scope)) is not None:
             self.access(scope, id)
         else:
             self._write(scope, memory)
         if pinned:
-            self.queue.pop(id, None)
+            self._pin(scope, memory)
 
     def access(self, scope: str, id: str) -> None:
         """A memory was used in this scope."""
@@ -122,6 +121,8 @@ class Hierarchy(msgspec.Struct):
         for kind, id, tokens in scope.pending:
             if kind == _TICK:
                 self.tick(parent, tokens)
+            elif kind == _PIN:
+                self._pin(parent, self.memories[id])
             elif kind == _ACCESS or self.state(id, self.view(parent)) is not None:
                 self.access(parent, id)
             else:
@@ -213,6 +214,14 @@ class Hierarchy(msgspec.Struct):
             own.version += 1
             memory.placed.setdefault(scope, [own.version])
             own.pending.append((_WRITE, memory.id, 0))
+
+    def _pin(self, scope: str, memory: Memory) -> None:
+        # Like a write, it waits for the join: what the trunk evicts must not depend on how far a child has come.
+        if scope == TRUNK:
+            memory.pinned = True
+            self.queue.pop(memory.id, None)
+        else:
+            self.scopes[scope].pending.append((_PIN, memory.id, 0))
 
 
 def normalise(text: str) -> str:

@@ -138,7 +138,9 @@ class ModelCalls:
             then = self._request_digest(call, messages, self._runner.config_at(record.called_seq))
             if recorded.request != then:
                 asked = "\n".join(render(tuple(map(ref_of, say.parts)), self._runner.text) for say in call.says)
-                raise diverged(self._runner.run, self._path, call.number, record, asked, current_task())
+                raise self._runner.fatal(
+                    diverged(self._runner.run, self._path, call.number, record, asked, current_task())
+                )
         # A call still in flight when a fork changed the model is a new request.
         config = self._runner.config_at(record.called_seq if record.outcome is not None else None)
         call.request = self._request_digest(call, messages, config)

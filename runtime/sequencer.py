@@ -62,11 +62,18 @@ class Sequencer:
         self._next_landed: anyio.Event | None = None
 
     def append(
-        self, event: Event, task: str = "", op: int = 0, attempt: int = 1, blobs: Sequence[Blob] = ()
+        self,
+        event: Event,
+        task: str = "",
+        op: int = 0,
+        attempt: int = 1,
+        blobs: Sequence[Blob] = (),
+        more: bool = False,
     ) -> tuple[int, Event | None]:
         """Record an event and all that it causes; its seq, and the refusal that is its outcome, if any.
 
-        They share a transaction, because a batch takes the whole queue and nothing awaits in between.
+        They share a transaction, because a batch takes the whole queue and nothing awaits in between. With
+        `more`, so does the event that the caller appends next, before it awaits anything.
         """
         if self.poisoned is not None:
             raise StoreError(f"the run was stopped: {self.poisoned}") from self.poisoned
@@ -79,7 +86,7 @@ class Sequencer:
             self._one(caused, about.task, about.op, about.attempt)
             if about.op:
                 outcome = caused
-        if not self._flying:
+        if not self._flying and not more:
             self._fly()
         return first.seq, outcome
 

@@ -61,7 +61,7 @@ __all__ = [
     "scope_of",
 ]
 
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 """Grows with every change of what `evolve` computes; snapshots of other versions are ignored."""
 
 

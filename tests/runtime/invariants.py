@@ -67,13 +67,16 @@ class Seen:
         self.ended: dict[str, str] = {}
         self.outcomes: dict[tuple[str, int], str] = {}
         self.calls: dict[tuple[str, int], ModelCalled] = {}
+        self.acts: dict[tuple[str, int], ToolCalled] = {}
         self.windows: dict[str, int] = {}
+        self.waiting: list[int] = []
         self.slack_tokens = 0
 
     def step(self, header: Header, event: Event) -> None:
         """Fold one event and check all. Raises InvariantBroken."""
         self.previous = self.state.seq
         self.header, self.event = header, event
+        self.waiting = sorted(self.state.tasks[header.task].waiting) if header.task in self.state.tasks else []
         evolve(self.state, header, event)
         if isinstance(event, TaskSpawned):
             inherited = self.windows.get(header.task, self.state.config.window_tokens)
@@ -92,6 +95,8 @@ class Seen:
             self.outcomes[place] = header.kind
         if isinstance(event, ModelCalled):
             self.calls[place] = event
+        if isinstance(event, ToolCalled):
+            self.acts.setdefault(place, event)
         if isinstance(event, ModelReplied) and place in self.calls:
             self.slack_tokens += max(0, event.usage.generated - self.calls[place].max_tokens)
 
@@ -138,6 +143,25 @@ def ends_once(seen: Seen) -> str | None:
     if before is None or isinstance(seen.event, Evicted) or seen.header.kind == "Revived":
         return None
     return f"expected nothing after its {before}"
+
+
+def nothing_waits(seen: Seen) -> str | None:
+    """T3: a task that ends by itself has an outcome of every op: none waits for one before it."""
+    if isinstance(seen.event, TaskFinished | TaskFailed) and seen.waiting:
+        return f"expected every op to be applied, found the outcomes of {seen.waiting} waiting"
+    return None
+
+
+def acts_once(seen: Seen) -> str | None:
+    """E1: a tool that may not be repeated is called once, and one that may with the same key each time."""
+    if not isinstance(seen.event, ToolCalled):
+        return None
+    before = seen.acts.get((seen.header.task, seen.header.op))
+    if before is None:
+        return None
+    if not before.idempotent:
+        return "it was called before, and is not idempotent"
+    return None if before.key == seen.event.key else f"expected the key {before.key}, found {seen.event.key}"
 
 
 def one_outcome(seen: Seen) -> str | None:
@@ -205,6 +229,8 @@ INVARIANTS: dict[str, Callable[[Seen], str | None]] = {
     "L1": gapless,
     "T1": children_end_first,
     "T2": ends_once,
+    "T3": nothing_waits,
+    "E1": acts_once,
     "J1": one_outcome,
     "B1": within_budget,
     "W1": within_window,
