@@ -38,6 +38,8 @@ def derive(state: RunState, policy: Retention, header: Header, event: Event) -> 
     memory = state.memory
     if memory.revivable:
         return _about(header, Revived(memory.revivable[0], Cause(header.seq, "accessed")))
+    if not memory.queue:
+        return None
     victim = memory.due(policy)
     if victim is None:
         return None

@@ -565,6 +565,9 @@ class Runner:
 class _ReplayWriter:
     """Writes nothing: a replay appends nothing."""
 
+    def soon(self, fly: Callable[[], None]) -> None:
+        fly()
+
     def submit(self, commit: Any, done: Callable[[BaseException | None], None]) -> None:
         raise StoreError("a replay wrote an event; this is a defect")
 

@@ -80,6 +80,9 @@ class CrashingWriter:
     def __init__(self, store: InMemoryStore, run: str, epoch: int, last: int) -> None:
         self._store, self._run, self._epoch, self._last = store, run, epoch, last
 
+    def soon(self, fly: Any) -> None:
+        fly()
+
     def submit(self, commit: Commit, done: Any) -> None:
         records: list[Record] = list(commit[0])
         blobs: list[Blob] = list(commit[1])

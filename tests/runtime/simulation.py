@@ -141,6 +141,13 @@ class SimulatedWriter:
         self.dead = False
         session.writer = self
 
+    def soon(self, fly: Any) -> None:
+        # Both kinds of batch: one event at once, and all that the tasks whose turn it is have to say.
+        if self._session.slow:
+            trio.lowlevel.current_trio_token().run_sync_soon(fly)
+        else:
+            fly()
+
     def submit(self, commit: Commit, done: Any) -> None:
         if self.dead:
             return
