@@ -37,11 +37,11 @@ def demo(model: str, store: str | None) -> None:
         note("fetching the embedded model (98 MB) unless it is here")
         pull(model)
     with closing(open_store(store, create=True)) as opened:
-        code = finish_job(lambda job: _demo(opened, model, job))
+        code = finish_job(lambda job: _demo(opened, model, job, f" --store {store}" if store else ""))
     raise SystemExit(code)
 
 
-async def _demo(store: LogStore, model: str, job: "Job") -> int:
+async def _demo(store: LogStore, model: str, job: "Job", where: str) -> int:
     from treering.runtime.runner import open_log
 
     codes = []
@@ -66,7 +66,7 @@ async def _demo(store: LogStore, model: str, job: "Job") -> int:
     print_tree(open_log(store, run)[0])
     click.echo("\nTry next:")
     for line in (f"events {run}", f"verify {run}", f"show {job.run}", f"ask {run} 'What is a lambda?'", "runs"):
-        click.echo(f"  treering {line}")
+        click.echo(f"  treering {line}{where}")
     return max(codes)
 
 
