@@ -48,6 +48,7 @@ def demo(context: click.Context, model: str, store: str | None) -> None:
 
 
 async def _demo(opened: LogStore, model: str, job: "Job", context: click.Context, store: str | None) -> int:
+    where = f" --store {store}" if store else ""
     codes = []
     with tempfile.TemporaryDirectory() as folder:
         async with loaded(
@@ -76,7 +77,7 @@ async def _demo(opened: LogStore, model: str, job: "Job", context: click.Context
         (f"ask {run} 'What is a lambda?'", "a question of your own"),
         ("runs", "all runs in this folder"),
     ):
-        click.echo(f"  {f'{_program()} {line}':<56} # {why}")
+        click.echo(f"  {f'{_program()} {line}{where}':<56} # {why}")
     return max(codes)
 
 

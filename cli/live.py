@@ -6,7 +6,7 @@ Owns the picture of the running tree: with rich on a terminal, plain lines elsew
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -22,6 +22,9 @@ from treering.events.catalogue import (
     TaskFinished,
     TaskSpawned,
 )
+
+if TYPE_CHECKING:
+    from treering.runtime.state import RunState
 
 __all__ = ["Picture", "watching"]
 
@@ -63,6 +66,17 @@ class Picture:
         self.goals: dict[str, str] = {}
         self.sources: dict[str, str] = {}
         self.last = "opening the run"
+
+    def know(self, state: "RunState") -> None:
+        """What a run that goes on was doing: its tasks that did not end."""
+        for task in state.tasks.values():
+            if task.status == "running":
+                self.goals[task.path] = task.goal
+                name = short_name(task.agent)
+                same = task.goal == self.goals.get(task.parent)
+                title = name if same else f"{name}: {one_line(task.goal, 60)}"
+                row = self.rows[task.path] = _Row(title, time.time_ns() // 1_000_000)
+                row.prompt, row.generated = task.prompt_tokens, task.generated_tokens
 
     def see(self, header: Header, event: Event) -> None:
         """One more event."""
@@ -131,19 +145,19 @@ def _spans(inputs: Any) -> list[tuple[str, int, int]]:
 
 
 @contextmanager
-def watching(quiet: bool = False) -> Iterator[dict[str, Any]]:
-    """What a runner is to tell of the run, while the block runs: its arguments `observers` and `stream`."""
+def watching(quiet: bool = False) -> Iterator[tuple[dict[str, Any], Callable[["RunState"], None]]]:
+    """The arguments (`observers`, `stream`) by which a runner tells of its run, and whom to tell where it begins."""
     if quiet:
-        yield {}
+        yield {}, lambda state: None
     elif not is_terminal():
-        yield {"observers": [_say]}
+        yield {"observers": [_say]}, lambda state: None
     else:
         from rich.console import Console
         from rich.live import Live
 
         picture = Picture()
         with Live(picture, console=Console(stderr=True), refresh_per_second=8, transient=True):
-            yield {"observers": [picture.see], "stream": picture.stream}
+            yield {"observers": [picture.see], "stream": picture.stream}, picture.know
 
 
 def _say(header: Header, event: Event) -> None:

@@ -39,7 +39,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 def note(text: str) -> None:
     """One line on stderr."""
-    click.echo(text, err=True)
+    print(text, file=sys.stderr, flush=True)  # not click's echo, which writes past a live picture into its middle
 
 
 def print_json(value: Any) -> None:

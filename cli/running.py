@@ -68,9 +68,10 @@ async def go_on(
     from treering.runtime.runner import Runner
 
     async with AsyncExitStack() as stack:
-        shown = stack.enter_context(watching(quiet))
+        shown, know = stack.enter_context(watching(quiet))
         runner = Runner(store, name, take_over=take_over, **shown)
         await stack.enter_async_context(runner)
+        know(runner.state)
         if question is None and not runner.state.roots:
             raise UsageError(f"run {name} has no question yet; treering ask {name} QUESTION")
         if engine is None and (question is not None or not runner.idle):

@@ -21,6 +21,7 @@ from treering.events.catalogue import (
     Usage,
 )
 from treering.events.codec import decode_body, decode_header, to_json
+from treering.runtime.state import evolve, new_state
 
 
 def _screen(picture):
@@ -53,6 +54,19 @@ def test_the_picture_tells_twins_apart_and_shows_what_is_being_said():
     assert first.endswith("Tomas\N{REPLACEMENT CHARACTER}[2J Varga")
     assert second.startswith("  ✓ 1.2 read_passage town.md[40:90]  214+3 tokens")
     assert last.startswith("event 1: TaskFinished")
+
+
+def test_a_run_that_goes_on_shows_what_it_was_doing():
+    """The tasks that did not end before."""
+    state = new_state()
+    for seq, (path, task, op) in enumerate([("1", "1", 0), ("1.1", "1", 1), ("1.2", "1", 2)], start=1):
+        evolve(state, Header("r", seq, "TaskSpawned", 0, "", task, op), TaskSpawned(path, "a:wide", f"go {path}"))
+    evolve(state, Header("r", 4, "TaskFinished", 0, "", "1.1"), TaskFinished())
+    picture = Picture()
+    picture.know(state)
+    root, left, _ = _screen(picture)
+    assert root.startswith("… 1 wide: go 1")
+    assert left.startswith("  … 1.2 wide: go 1.2")
 
 
 def test_a_wide_tree_is_cut_to_what_tells_most():
