@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
@@ -266,7 +266,25 @@ def test_folding_from_a_snapshot_equals_folding_from_the_start(case, place):
     assert save_state(state) == whole
 
 
+OVERTAKEN = [
+    "first",
+    [
+        ["remember", "mill", False],
+        ["run", [["run", [["remember", "mill", False]], {}], ["gather", [["act", "mill"]], True]], {}],
+    ],
+]
+"""A child that is about to act as its parent's race is decided."""
+GIVEN_UP = [
+    ["first", [["first", [["sleep", 9.0], ["sleep", 8.0]]], ["say", 1, 4]]],
+    ["remember", "mill", False],
+    ["recall", "mill"],
+]
+"""A race that loses a race."""
+
+
 @LAW
+@example(Case([OVERTAKEN], config_for("interpret"), 0), [0])
+@example(Case(GIVEN_UP, config_for("interpret"), 0), [0])
 @given(LOOSE, st.lists(PLACES, min_size=1, max_size=2))
 def test_where_timing_decides_runs_part_only_at_what_it_decided(case, places):
     """Races of equals: after a crash, all is equal up to a recorded choice that came out otherwise, and replays."""
