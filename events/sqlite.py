@@ -20,7 +20,7 @@ from typing import TypeVar
 from treering.events.codec import GENESIS, Record
 from treering.events.errors import LeaseHeld, LeaseLost, RunNotFound, StoreError
 from treering.events.holders import holder_of
-from treering.events.log import Blob, InboxRow, RunRow, Segment, clipped, lineage
+from treering.events.log import Blob, InboxRow, RunRow, Segment, clipped
 
 __all__ = ["SQLiteStore"]
 
@@ -54,7 +54,6 @@ CREATE TABLE blobs(digest TEXT PRIMARY KEY, text TEXT) WITHOUT ROWID;
 CREATE TABLE leases(n INTEGER PRIMARY KEY, epoch INTEGER NOT NULL);
 CREATE TABLE inbox(id INTEGER PRIMARY KEY AUTOINCREMENT, run TEXT NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL);
 CREATE INDEX inbox_by_run ON inbox(run, id);
-CREATE TABLE snapshots(n INTEGER, seq INTEGER, fold INTEGER, digest BLOB, state BLOB, PRIMARY KEY(n, seq));
 CREATE TRIGGER events_keep BEFORE DELETE ON events
     BEGIN SELECT RAISE(ABORT, 'events are never deleted'); END;
 CREATE TRIGGER events_fixed BEFORE UPDATE ON events
@@ -310,7 +309,7 @@ class SQLiteStore:
         )
         return None if row is None else row[0]
 
-    # --- inbox and snapshots -------------------------------------------------------------------------
+    # --- inbox -------------------------------------------------------------------------------------
 
     def post(self, run: str, kind: str, text: str) -> int:
         def act() -> int:
@@ -330,34 +329,6 @@ class SQLiteStore:
             )
         )
         return [InboxRow(*row) for row in rows]
-
-    def save_snapshot(self, run: str, seq: int, digest: bytes, fold: int, state: bytes) -> None:
-        def act() -> None:
-            connection = self._connection()
-            with self._transaction(connection):
-                connection.execute(
-                    "INSERT OR REPLACE INTO snapshots(n, seq, fold, digest, state) VALUES (?, ?, ?, ?, ?)",
-                    (self._number(connection, run), seq, fold, digest, state),
-                )
-
-        self._guard(act)
-
-    def snapshot(self, run: str, until: int, fold: int) -> tuple[int, bytes] | None:
-        def act() -> tuple[int, bytes] | None:
-            connection = self._connection()
-            for segment in lineage(self.row, run)[::-1]:
-                high = until if segment.until is None else min(until, segment.until)
-                row = connection.execute(
-                    "SELECT s.seq, s.state FROM snapshots s JOIN events e ON e.n = s.n AND e.seq = s.seq"
-                    " WHERE s.n = ? AND s.seq <= ? AND s.seq > ? AND s.fold = ? AND s.digest = e.digest"
-                    " ORDER BY s.seq DESC LIMIT 1",
-                    (self._number(connection, segment.run), high, segment.after, fold),
-                ).fetchone()
-                if row is not None:
-                    return row[0], row[1]
-            return None
-
-        return self._guard(act)
 
     def close(self) -> None:
         with self._lock:

@@ -1,7 +1,7 @@
 """The state of a run: a fold over its events, and nothing else.
 
 Owns the task tree, the windows, the memory hierarchy and the budgets. It reads no clock and asks no engine.
-Law: folding a prefix and then the rest equals folding all, so that a snapshot is only a cache. `evolve`
+Law: folding a prefix and then the rest equals folding all, also if the state was stored in between. `evolve`
 consumes the state that it is given.
 
 Effects of an op on window and memory are applied in the order of op numbers, whatever order the outcomes were
@@ -46,7 +46,6 @@ from treering.memory.hierarchy import TRUNK, Hierarchy
 from treering.memory.windows import Window, memories_of
 
 __all__ = [
-    "FOLD_VERSION",
     "Call",
     "Pool",
     "RunState",
@@ -54,15 +53,10 @@ __all__ = [
     "Totals",
     "depth_of",
     "evolve",
-    "load_state",
     "new_state",
     "parent_path",
-    "save_state",
     "scope_of",
 ]
-
-FOLD_VERSION = 2
-"""Grows with every change of what `evolve` computes; snapshots of other versions are ignored."""
 
 
 class Pool(msgspec.Struct, gc=False):
@@ -166,16 +160,6 @@ def evolve(state: RunState, header: Header, event: Event | None) -> RunState:
     if event is not None:
         _APPLY[type(event)](state, header, event)
     return state
-
-
-def save_state(state: RunState) -> bytes:
-    """The state as bytes, for a snapshot."""
-    return msgspec.msgpack.encode(state)
-
-
-def load_state(state: bytes) -> RunState:
-    """The state in these bytes. Raises msgspec.DecodeError if they are none."""
-    return msgspec.msgpack.decode(state, type=RunState)
 
 
 def depth_of(path: str) -> int:

@@ -119,7 +119,10 @@ def test_a_changed_log_is_found(call):
     path = call.folder / ".treering" / "treering.db"
     connection = sqlite3.connect(path)
     connection.execute("DROP TRIGGER events_fixed")
-    connection.execute("UPDATE events SET body = replace(body, 'parrot', 'falcon') WHERE kind = 'TaskSpawned'")
+    connection.execute(
+        "UPDATE events SET body = replace(body, 'parrot', 'falcon')"
+        " WHERE json_extract(header, '$.kind') = 'TaskSpawned'"
+    )
     connection.commit()
     connection.close()
     code, _, err = call("verify", "last")

@@ -200,21 +200,6 @@ def test_the_inbox_keeps_its_order(store):
     assert store.inbox("a", ids[2]) == []
 
 
-def test_the_latest_fitting_snapshot_of_a_lineage_is_found(store):
-    """By seq, fold version and chain digest; a fork uses its parent's up to the cut."""
-    a = begin(store, "a", 5)
-    store.save_snapshot("a", 2, a[1].digest, 1, b"two")
-    store.save_snapshot("a", 4, a[3].digest, 1, b"four")
-    fork(store, "b", "a", 3)
-    assert store.snapshot("a", 5, 1) == (4, b"four")
-    assert store.snapshot("a", 3, 1) == (2, b"two")
-    assert store.snapshot("a", 1, 1) is None
-    assert store.snapshot("a", 5, 2) is None
-    assert store.snapshot("b", 9, 1) == (2, b"two")
-    store.save_snapshot("a", 5, b"elsewhere".ljust(32), 1, b"five")
-    assert store.snapshot("a", 5, 1) == (4, b"four")
-
-
 def test_runs_are_found_by_name_beginning_or_last(store):
     """An ambiguous or unknown name is refused."""
     with pytest.raises(RunNotFound):
