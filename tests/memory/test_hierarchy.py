@@ -56,6 +56,20 @@ def test_a_join_brings_writes_and_ticks_in_their_order():
     assert memory.state(id, memory.view(TRUNK)) == "hot"
 
 
+def test_a_pin_of_a_child_waits_for_its_join():
+    """What the trunk evicts does not depend on how far a child has come."""
+    memory = Hierarchy()
+    id = _remember(memory, TRUNK, "a rule")
+    memory.open("1.1", TRUNK)
+    _remember(memory, "1.1", "a rule", pinned=True)
+    memory.tick(TRUNK, 11)
+    assert memory.due(KeepWhileUsed(10)) == id
+    memory.join("1.1", TRUNK)
+    memory.tick(TRUNK, 11)
+    assert memory.due(KeepWhileUsed(10)) is None
+    assert memory.memories[id].pinned
+
+
 def test_the_same_text_is_one_memory_and_is_used_again():
     """Recalled text that is stored again is an access, not a new memory."""
     memory = Hierarchy()

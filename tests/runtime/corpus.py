@@ -7,7 +7,7 @@ from treering.events.errors import TreeringError
 from treering.runtime.errors import BudgetExceeded, ChildCancelled, ChildFailed, LimitReached, ModelFailed, OpTimeout
 from treering.runtime.task import Task
 
-__all__ = ["CORPUS", "EFFECTS", "count_effect", "pay_once"]
+__all__ = ["CORPUS", "EFFECTS", "count_effect", "leaf", "pay_once"]
 
 EFFECTS: list[str] = []
 """What the tools below did to the world."""
@@ -159,8 +159,8 @@ async def acting(task: Task, goal: str) -> Any:
 
 
 async def payer(task: Task, goal: str) -> str:
-    paid: str = await task.call(pay_once, name=f"{task.path} {goal}")
-    return paid + (await task.generate(f"{goal} is paid", max_tokens=8)).text
+    paid = await task.gather(task.call(pay_once, name=f"{task.path} {goal}"), return_failures=True)
+    return str(paid) + (await task.generate(f"{goal} is paid", max_tokens=8)).text
 
 
 async def paying(task: Task, goal: str) -> Any:
@@ -192,6 +192,13 @@ async def wordy(task: Task, goal: str) -> str:
     return (await task.generate(" ".join(await task.gather(*children)), max_tokens=8)).text
 
 
+async def twins(task: Task, goal: str) -> str:
+    """Siblings that nothing tells apart but their place."""
+    await task.generate("before them", max_tokens=8)
+    children = [task.spawn(leaf, goal) for _ in range(2)]
+    return (await task.generate(" ".join(await task.gather(*children)), max_tokens=8)).text
+
+
 async def stubborn(task: Task, goal: str) -> str:
     try:
         await task.generate("FAIL for good", max_tokens=8)
@@ -220,6 +227,7 @@ CORPUS = {
         paying,
         sampling,
         wordy,
+        twins,
         stubborn,
     )
 }

@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from corpus import CORPUS, EFFECTS
+from corpus import CORPUS, EFFECTS, leaf
 from laws import Steady, assert_equal, called_in, cone_of, equal_view, fresh, headers, run_once, script
 
 from treering.events.codec import decode, verify_chain
@@ -214,6 +214,7 @@ CONES = [
     ("side_by_side", ("1", 2), {("1", 5)}),  # one of two side by side: not the other, nor the child
     ("nested", ("1.2.2", 1), {("1", 5)}),
     ("shared_memory", ("1", 9), set()),
+    ("twins", ("1", 1), {("1", 6)}),  # neither of the equal siblings
     ("wordy", ("1.1", 5), {("1.1", 6), ("1", 5)}),  # not the sibling, though its window was compacted too
 ]
 
@@ -226,6 +227,20 @@ async def test_an_edit_runs_its_causal_cone_again_and_nothing_else(name, edited,
     places = {(at.task, at.op): at.seq for at in headers(store.read(run, kinds=["ModelReplied"]))}
     _, called = await _edited(store, run, places[edited], reuse=True)
     assert {place for place in called if "~" not in place[0]} == cone
+
+
+async def test_one_more_child_in_front_runs_nothing_else_again(anyio_backend):
+    """Children correspond by what they were asked, not by their place: only the new one and the merge are paid."""
+
+    async def fan_out(task, goal):
+        children = [task.spawn(leaf, f"{goal} part {n}") for n in (9, 0, 1, 2, 3)]
+        return (await task.generate(" / ".join(await task.gather(*children)), max_tokens=20)).text
+
+    store, run = fresh("fan_out")
+    await run_once(store, run, CORPUS, ScriptedEngine(script))
+    fork = fork_run(store, run, 2, reuse=True)
+    await run_once(store, fork, {**CORPUS, "fan_out": fan_out}, ScriptedEngine(script))
+    assert called_in(store, fork, 2) == {("1.1", 1), ("1", 11)}
 
 
 @pytest.mark.parametrize("name", sorted(CORPUS))
