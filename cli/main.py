@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import click
 
+from treering.cli.comparing import diff
 from treering.cli.demo import demo
 from treering.cli.forking import fork
 from treering.cli.looking import events, runs, show, verify
@@ -30,7 +31,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, ask, resume, runs, show, events, verify, fork, cancel, models, doctor, demo):
+for _command in (run, ask, resume, runs, show, events, verify, fork, diff, cancel, models, doctor, demo):
     cli.add_command(_command)
 
 

@@ -147,3 +147,22 @@ def test_commands_that_need_no_model_do_not_import_one(call):
     program = "import sys, treering.cli.main; print([m for m in ('mlx', 'transformers', 'rich', 'httpx') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_diff_says_where_two_runs_parted(call):
+    """In words and as JSON; of a run with itself there is nothing to say."""
+    first = json.loads(_start(call)[1])["run"]
+    events = [json.loads(line) for line in call("events", "last", "--json")[1].splitlines()]
+    reply = [event["seq"] for event in events if event["kind"] == "ModelReplied"][-1]
+    fork = json.loads(call("fork", "last", "--set", f"{reply}=Ines kept a parrot.", "--start", "--json")[1])["run"]
+    code, out, err = call("diff", first, fork)
+    assert (code, err) == (0, "")
+    assert "+Ines kept a parrot." in out
+    assert f"a person set this outcome in B (in place of event {reply})" in out
+    found = json.loads(call("diff", first, fork, "--json")[1])
+    assert {"equal", "shared", "a", "b", "differences", "only_a", "only_b", "memory"} == found.keys()
+    assert found["differences"][-1]["a"] == reply
+    code, out, _ = call("diff", first, first)
+    assert code == 0
+    assert "equal" in out
+    assert call("diff", first, "zzzz")[0] == 2

@@ -1,0 +1,128 @@
+"""The command that compares: diff. It changes nothing and needs no model."""
+
+from contextlib import closing
+from typing import Any
+
+import click
+
+from treering.cli.opening import json_option, open_store, store_option
+from treering.cli.printing import answer_of, one_line, print_json
+from treering.events.codec import to_json
+from treering.events.log import find_run
+from treering.replays.explaining import Comparison, Difference, Side, compare
+
+__all__ = ["diff"]
+
+_SHOWN = 8
+_SHOWN_LINES = 24
+_SHOWN_MEMORIES = 10
+_COLOURS = {"+": "green", "-": "red"}
+
+
+@click.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--all", "everything", is_flag=True, help="Show all tasks that differ, and whole texts.")
+@store_option
+@json_option
+def diff(first: str, second: str, everything: bool, store: str | None, as_json: bool) -> None:
+    """Where runs A and B parted: per task the first event that differs, its cause, and what its call saw."""
+    with closing(open_store(store)) as opened:
+        a, b = find_run(opened, first).run, find_run(opened, second).run
+        found = compare(opened, a, b, None if everything or as_json else _SHOWN)
+    if as_json:
+        print_json(found)
+        return
+    _print_sides(found)
+    if found.equal:
+        click.echo("equal: the same outcomes by task and op, the same results, the same memory")
+        return
+    shown = found.differences if everything else found.differences[:_SHOWN]
+    for one in shown:
+        _print_difference(one, everything)
+    if len(shown) < len(found.differences):
+        click.echo(f"\n… and {len(found.differences) - len(shown)} more tasks that differ; --all shows them")
+    _print_rest(found, everything)
+
+
+def _print_sides(found: Comparison) -> None:
+    a, b = found.a, found.b
+    rows: list[tuple[str, str, str]] = [
+        ("run", a.run, b.run),
+        ("status", a.status, b.status),
+        ("answer", one_line(_answer(a), 40), one_line(_answer(b), 40)),
+        ("events", str(a.events), str(b.events)),
+        ("tasks", str(a.tasks), str(b.tasks)),
+        ("prompt tokens", f"{a.prompt} ({a.cached} cached)", f"{b.prompt} ({b.cached} cached)"),
+        ("generated", str(a.generated), str(b.generated)),
+        ("replies reused", str(a.reused), str(b.reused)),
+        ("model seconds", f"{a.seconds:.1f}", f"{b.seconds:.1f}"),
+        ("cost", f"{a.cost_micros / 1e6:.4f}", f"{b.cost_micros / 1e6:.4f}"),
+        ("memory", f"{a.hot} hot, {a.cold} cold", f"{b.hot} hot, {b.cold} cold"),
+    ]
+    width = max(len(row[1]) for row in rows)
+    for name, one, other in rows:
+        differs = one != other and name != "run"
+        click.echo(f"{name:<15} {one:<{width}}  " + click.style(other, bold=differs))
+    if found.shared:
+        click.echo(f"they share the events up to {found.shared}")
+
+
+def _answer(side: Side) -> str:
+    answer = answer_of(side.result)[0]
+    return answer if isinstance(answer, str) else "-" if answer is None else to_json(answer).decode()
+
+
+def _print_difference(one: Difference, whole: bool) -> None:
+    task = one.task_b if one.task_a == one.task_b else f"{one.task_b} (in A {one.task_a})"
+    where = f"op {one.op}" if one.op else "its end"
+    what = {
+        "asked": "asked for something else",
+        "answered": "had another outcome",
+        "joined": "took another result",
+        "compacted": "was compacted otherwise",
+        "ended": "is another",
+    }.get(one.what, f"is in {one.what.removeprefix('only ').upper()} only")
+    click.echo()
+    click.echo(click.style(f"task {task}, {where}: {one.kind} {what}", bold=True) + _events(one.a, one.b))
+    upstream = "" if one.upstream is None else f"  <- task {one.upstream[0]} {_place(one.upstream[1])}"
+    click.echo(f"  because: {one.cause}{upstream}")
+    _print_diff(one.diff, whole)
+    if one.call is not None:
+        brought = f" because of {'; '.join(one.call.because)}" if one.call.because else ""
+        click.echo(f"  what the call of op {one.call.op} saw differs{brought}:{_events(one.call.a, one.call.b)}")
+        _print_diff(one.call.diff, whole)
+    if one.others:
+        click.echo(f"  {one.others} later op{'s differ' if one.others > 1 else ' differs'} in this task")
+
+
+def _events(a: int, b: int) -> str:
+    return f"  [A {a or '-'}, B {b or '-'}]"
+
+
+def _place(op: int) -> str:
+    return f"op {op}" if op else "its end"
+
+
+def _print_diff(text: str, whole: bool) -> None:
+    lines = [line for line in text.splitlines() if not line.startswith(("---", "+++"))]
+    for line in lines if whole else lines[:_SHOWN_LINES]:
+        shown = line if whole or len(line) <= 160 else line[:159] + "…"
+        click.echo("    " + click.style(shown, fg=_COLOURS.get(line[:1])))
+    if not whole and len(lines) > _SHOWN_LINES:
+        click.echo(f"    … {len(lines) - _SHOWN_LINES} more lines")
+
+
+def _print_rest(found: Comparison, whole: bool) -> None:
+    for name, tasks in (("A", found.only_a), ("B", found.only_b)):
+        if tasks:
+            listed = tasks if whole else tasks[:_SHOWN]
+            more = f" and {len(tasks) - len(listed)} more" if len(listed) < len(tasks) else ""
+            click.echo(f"\ntasks in {name} only: {', '.join(listed)}{more}")
+    if found.memory:
+        click.echo(f"\nmemory: {len(found.memory)} differ{'s' if len(found.memory) == 1 else ''}")
+    shown: Any = found.memory if whole else found.memory[:_SHOWN_MEMORIES]
+    for change in shown:
+        click.echo(f"  {change.id}  A {change.a or '-':<4}  B {change.b or '-':<4}  {one_line(change.text, 70)}")
+    if len(shown) < len(found.memory):
+        click.echo(f"  … and {len(found.memory) - len(shown)} more")
