@@ -17,6 +17,7 @@ from treering.cli.looking import events, runs, show, verify
 from treering.cli.model_commands import doctor, models
 from treering.cli.printing import note
 from treering.cli.running import ask, cancel, resume, run
+from treering.cli.sharing import export, import_
 from treering.events.errors import BrokenChain, Divergence, TreeringError, UsageError
 
 __all__ = ["cli", "code_of", "main"]
@@ -31,7 +32,23 @@ def cli() -> None:
     """
 
 
-for _command in (run, ask, resume, runs, show, events, verify, fork, diff, cancel, models, doctor, demo):
+for _command in (
+    run,
+    ask,
+    resume,
+    runs,
+    show,
+    events,
+    verify,
+    fork,
+    diff,
+    export,
+    import_,
+    cancel,
+    models,
+    doctor,
+    demo,
+):
     cli.add_command(_command)
 
 

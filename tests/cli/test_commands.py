@@ -166,3 +166,22 @@ def test_a_diff_says_where_two_runs_parted(call):
     assert code == 0
     assert "equal" in out
     assert call("diff", first, "zzzz")[0] == 2
+
+
+def test_an_exported_run_is_taken_in_elsewhere_and_asked_again(call):
+    """Out of one store and into another: verified, replayed by asking, exported again as the same file."""
+    run = json.loads(_start(call)[1])["run"]
+    code, _, err = call("export", "last", "--to", "jsonl", "--out", "run.jsonl")
+    assert code == 0, err
+    assert call("export", "last")[1] == (call.folder / "run.jsonl").read_text()
+    code, out, err = call("import", "run.jsonl", "--store", "other.db", "--json")
+    assert code == 0, err
+    assert json.loads(out)["run"] == run
+    assert call("verify", run, "--store", "other.db")[0] == 0
+    assert call("export", run, "--store", "other.db")[1] == (call.folder / "run.jsonl").read_text()
+    assert json.loads(call("ask", run, "Who kept it?", "--store", "other.db", "--json")[1])["status"] == "finished"
+    (call.folder / "half.jsonl").write_text((call.folder / "run.jsonl").read_text()[:3000])
+    code, out, err = call("import", "half.jsonl", "--store", "third.db")
+    assert (code, out) == (2, "")
+    assert "truncated" in err
+    assert call("runs", "--store", "third.db")[1] == ""
