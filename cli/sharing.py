@@ -1,6 +1,8 @@
 """The commands that take runs out and in: export, import."""
 
+import logging
 import sys
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -8,37 +10,61 @@ import click
 
 from treering.cli.opening import json_option, open_store, store_option
 from treering.cli.printing import note, print_json
-from treering.events.errors import StoreError
+from treering.events.errors import StoreError, UsageError
 from treering.events.log import LogStore, find_run
 from treering.replays.exporting import export_lines, import_log
+from treering.replays.tracing import send_spans, spans_of, to_readable
+from treering.runtime.runner import CODE_VERSION
 
-__all__ = ["export", "import_"]
+__all__ = ["export", "import_", "write_lines"]
 
 
 @click.command()
 @click.argument("name", metavar="RUN")
-@click.option("--to", "form", type=click.Choice(["jsonl"]), default="jsonl", show_default=True)
+@click.option("--to", "form", type=click.Choice(["jsonl", "otel"]), default="jsonl", show_default=True)
 @click.option("--out", default=None, type=click.Path(dir_okay=False, path_type=Path), help="A file. Default: stdout.")
+@click.option("--endpoint", default=None, help="An OTLP/HTTP endpoint for --to otel: http://localhost:4318/v1/traces")
+@click.option("--texts", is_flag=True, help="With --to otel: prompts, replies and arguments too.")
 @store_option
-def export(name: str, form: str, out: Path | None, store: str | None) -> None:
-    """Write RUN's whole log, with its ancestors, as JSON lines that `treering import` takes back byte for byte."""
+def export(name: str, form: str, out: Path | None, endpoint: str | None, texts: bool, store: str | None) -> None:
+    """Write RUN's log to a file: as JSON lines, or as OpenTelemetry spans.
+
+    JSON lines hold the whole log with its ancestors; `treering import` takes it back byte for byte. Spans follow
+    the GenAI semantic conventions; in a file they are one JSON object a line.
+    """
+    if form == "jsonl" and (endpoint or texts):
+        raise UsageError("expected --endpoint and --texts with --to otel only")
+    if endpoint and out:
+        raise UsageError("expected --endpoint or --out, found both")
     with closing(open_store(store)) as opened:
         run = find_run(opened, name).run
+        if endpoint:
+            logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)  # our own line says what failed
+            sent = send_spans(spans_of(opened, run, texts), endpoint, CODE_VERSION)
+            note(f"sent {sent} spans of run {run} to {endpoint}")
+            return
+        lines = export_lines(opened, run) if form == "jsonl" else _span_lines(opened, run, texts)
         if out is None:
-            for line in export_lines(opened, run):
+            for line in lines:
                 sys.stdout.buffer.write(line)
             sys.stdout.buffer.flush()
         else:
-            write_log(opened, run, out)
+            write_lines(lines, out)
             note(f"exported run {run} to {out}")
 
 
-def write_log(store: LogStore, run: str, out: Path) -> None:
-    """Export a run to a file, which is whole or as it was before."""
+def _span_lines(store: LogStore, run: str, texts: bool) -> Iterator[bytes]:
+    convert = to_readable(CODE_VERSION)
+    for span in spans_of(store, run, texts):
+        yield convert(span).to_json(indent=None).encode() + b"\n"
+
+
+def write_lines(lines: Iterable[bytes], out: Path) -> None:
+    """Write a file, which is whole or as it was before."""
     part = out.with_name(out.name + ".part")
     try:
         with part.open("wb") as file:
-            file.writelines(export_lines(store, run))
+            file.writelines(lines)
         part.replace(out)
     except OSError as error:
         with suppress(OSError):

@@ -5,7 +5,7 @@ Owns a cache of source texts over the store's blobs. Invariant: a reference alwa
 
 from treering.events.catalogue import Ref, SourceSpan
 from treering.events.errors import StoreError, UsageError
-from treering.events.log import LogStore
+from treering.events.log import LogReader
 from treering.memory.hierarchy import Hierarchy
 
 __all__ = ["Texts"]
@@ -14,7 +14,7 @@ __all__ = ["Texts"]
 class Texts:
     """Finds the texts of one store, and keeps those of sources."""
 
-    def __init__(self, store: LogStore) -> None:
+    def __init__(self, store: LogReader) -> None:
         self._store = store
         self._sources: dict[str, str] = {}
 

@@ -185,3 +185,24 @@ def test_an_exported_run_is_taken_in_elsewhere_and_asked_again(call):
     assert (code, out) == (2, "")
     assert "truncated" in err
     assert call("runs", "--store", "third.db")[1] == ""
+
+
+def test_spans_go_to_a_file_and_a_missing_sdk_is_one_line(call):
+    """One JSON object a line; without the extra, the line says how to install it."""
+    _start(call)
+    code, out, err = call("export", "last", "--to", "otel", "--texts", "--out", "spans.jsonl")
+    assert (code, out) == (0, ""), err
+    spans = [json.loads(line) for line in (call.folder / "spans.jsonl").read_text().splitlines()]
+    assert spans[-1]["name"] == "invoke_agent reader"
+    assert spans[-1]["parent_id"] is None
+    program = (
+        "import sys; sys.modules['opentelemetry.sdk'] = None\n"
+        "from treering.cli.main import code_of\n"
+        "sys.exit(code_of(['export', 'last', '--to', 'otel']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=call.folder, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "treering[otel]" in done.stderr
+    assert "Traceback" not in done.stderr
