@@ -12,7 +12,8 @@ from treering.cli.opening import json_option, open_store, store_option
 from treering.cli.printing import note, print_json
 from treering.events.errors import StoreError, UsageError
 from treering.events.log import LogStore, find_run
-from treering.replays.exporting import export_lines, import_log
+from treering.replays.exporting import export_lines
+from treering.replays.importing import import_file
 from treering.replays.tracing import send_spans, spans_of, to_readable
 from treering.runtime.runner import CODE_VERSION
 
@@ -77,9 +78,13 @@ def write_lines(lines: Iterable[bytes], out: Path) -> None:
 @store_option
 @json_option
 def import_(file: Path, store: str | None, as_json: bool) -> None:
-    """Take the runs in FILE into the store: all of them, or none if anything does not fit."""
+    """Take the run in FILE into the store: all of it, or nothing if anything does not fit.
+
+    FILE is an exported log, a Claude Code session (JSON lines) or an Inspect log (.eval or JSON). Runs of others can
+    be shown, searched, compared and exported, not resumed.
+    """
     with closing(open_store(store, create=True)) as opened:
-        found = import_log(opened, file)
+        found = import_file(opened, file)
     if as_json:
         print_json(found)
         return

@@ -49,7 +49,7 @@ from treering.runtime.state import RunState, evolve, new_state, parent_path
 from treering.runtime.task import Task
 from treering.runtime.texts import Texts
 
-__all__ = ["CODE_VERSION", "Outcome", "Runner", "create_run", "fork_run", "open_log"]
+__all__ = ["CODE_VERSION", "Outcome", "Runner", "check_own", "create_run", "fork_run", "open_log"]
 
 CODE_VERSION = "0.1.0"
 _FATAL = (Divergence, NotRunInFork, OutcomeUnknown, ReplayEnded, StoreError)
@@ -80,6 +80,15 @@ def open_log(
             configs.append((stored.header.seq, state.config))
         head = record.digest
     return state, journal, head, configs
+
+
+def check_own(run: str, config: RunConfig) -> None:
+    """Raises UsageError for a run that was made from another program's log: there is no code to go on with."""
+    if config.origin:
+        raise UsageError(
+            f"expected a run of treering, found {run}, imported from {config.origin}: it can be shown, compared and "
+            "exported, not asked, resumed or replayed"
+        )
 
 
 def create_run(store: LogStore, config: RunConfig, seams: Seams | None = None) -> str:
@@ -179,6 +188,7 @@ class Runner:
 
     def _open(self, epoch: int) -> None:
         self.state, self.journal, head, self._configs = open_log(self.store, self.run)
+        check_own(self.run, self.state.config)
         forked = self._forked()
         if forked is not None:
             parent, cut = forked.parent, self.store.row(self.run).cut

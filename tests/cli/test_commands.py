@@ -206,3 +206,27 @@ def test_spans_go_to_a_file_and_a_missing_sdk_is_one_line(call):
     assert (done.returncode, done.stdout) == (2, "")
     assert "treering[otel]" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_log_of_another_program_is_looked_at_and_not_resumed(call):
+    """Import, runs, show and events work; ask, resume and fork --start say in one line why not; a bad file too."""
+    said = {
+        "type": "assistant",
+        "message": {"id": "m", "model": "x", "content": [{"type": "text", "text": "Varga."}]},
+    }
+    lines = [{"type": "user", "message": {"content": "Who kept a parrot?"}}, said]
+    (call.folder / "session.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, out, err = call("import", "session.jsonl")
+    assert code == 0, err
+    assert "imported" in call("runs")[1]
+    assert "answer: Varga." in call("show", "last")[1]
+    assert "Who kept a parrot?" in call("show", "last", "--call", "3")[1]
+    for command in (("ask", "last", "And now?"), ("resume", "last"), ("fork", "last", "--at", "3", "--start")):
+        code, out, err = call(*command)
+        assert code == 2
+        assert "imported from claude-code" in err
+        assert "Traceback" not in err
+    (call.folder / "empty.jsonl").write_text("")
+    code, out, err = call("import", "empty.jsonl", "--store", "none.db")
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1
