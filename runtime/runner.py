@@ -384,7 +384,7 @@ class Runner:
                     0,
                     type(recorded).__name__,
                     type(event).__name__,
-                    f"-{recorded}\n+{event}",
+                    f"-{to_json(recorded).decode()}\n+{to_json(event).decode()}",
                     "its end",
                     f"fork before event {self.journal.ended_seq(path)} to go on",
                 )

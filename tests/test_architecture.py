@@ -27,8 +27,8 @@ LONGER = {
     "events/catalogue.py": "the catalogue is one file on purpose",
 }
 
-RUNS_ONLY_WHERE_THERE = {"trio"}
-"""Imported only while its own loop runs."""
+RUNS_ONLY_WHERE_THERE = {"trio", "pytest"}
+"""Imported only while its own loop runs, or by pytest itself."""
 
 USED_EXTRAS = ("otel",)
 """Extras that the package imports late, with a line that says how to install them."""
