@@ -1,17 +1,25 @@
-"""The command that compares: diff. It changes nothing and needs no model."""
+"""The commands that compare: diff, which changes nothing and needs no model, and bisect, which forks and asks one."""
 
+import os
+import shlex
+import subprocess
 from contextlib import closing
 from typing import Any
 
+import anyio
 import click
 
 from treering.cli.opening import json_option, open_store, store_option
-from treering.cli.printing import answer_of, one_line, print_json
+from treering.cli.printing import answer_of, note, one_line, print_json
+from treering.cli.running import load
 from treering.events.codec import to_json
+from treering.events.errors import UsageError
 from treering.events.log import find_run
-from treering.replays.explaining import Comparison, Difference, Side, compare
+from treering.replays.bisecting import Found, bisect
+from treering.replays.explaining import Comparison, Difference, Side, compare, text_diff
+from treering.runtime.runner import Outcome, check_own, open_log
 
-__all__ = ["diff"]
+__all__ = ["bisect_", "diff"]
 
 _SHOWN = 8
 _SHOWN_LINES = 24
@@ -69,7 +77,11 @@ def _print_sides(found: Comparison) -> None:
 
 
 def _answer(side: Side) -> str:
-    answer = answer_of(side.result)[0]
+    return _as_text(side.result)
+
+
+def _as_text(result: Any) -> str:
+    answer = answer_of(result)[0]
     return answer if isinstance(answer, str) else "-" if answer is None else to_json(answer).decode()
 
 
@@ -126,3 +138,65 @@ def _print_rest(found: Comparison, whole: bool) -> None:
         click.echo(f"  {change.id}  A {change.a or '-':<4}  B {change.b or '-':<4}  {one_line(change.text, 70)}")
     if len(shown) < len(found.memory):
         click.echo(f"  … and {len(found.memory) - len(shown)} more")
+
+
+@click.command("bisect")
+@click.argument("good", metavar="GOOD")
+@click.argument("bad", metavar="BAD")
+@click.option("--check", required=True, metavar="COMMAND", help="Exits with 0 if the answer on its stdin is good.")
+@store_option
+@json_option
+def bisect_(good: str, bad: str, check: str, store: str | None, as_json: bool) -> None:
+    """Find the reply of run BAD that makes the result go bad.
+
+    Forks of GOOD take the first of BAD's replies and go on, half of what is left each time. The check is run by the
+    shell with the answer on stdin, and RUN and STATUS in its environment. The forks stay in the store.
+    """
+
+    def judge(run: str, outcome: Outcome) -> bool:
+        passed = _check(check, store, run, outcome)
+        note(f"{run}: {'good' if passed else 'bad'}")
+        return passed
+
+    with closing(open_store(store)) as opened:
+        names = [find_run(opened, name).run for name in (good, bad)]
+        config = open_log(opened, names[0])[0].config
+        check_own(names[0], config)
+
+        async def search() -> Found:
+            engine = load(config.model, config.base_url)
+            try:
+                return await bisect(opened, names[0], names[1], judge, engine)
+            finally:
+                with anyio.CancelScope(shield=True):
+                    await engine.aclose()
+
+        found = anyio.run(search)
+    if as_json:
+        print_json(found)
+        return
+    _print_found(names, found)
+
+
+def _check(command: str, store: str | None, run: str, outcome: Outcome) -> bool:
+    answer = _as_text(outcome.result) if outcome.status == "finished" else outcome.error
+    seen = {**os.environ, "RUN": run, "STATUS": outcome.status, **({"TREERING_STORE": store} if store else {})}
+    done = subprocess.run(
+        command, shell=True, input=answer, text=True, env=seen, stdout=subprocess.DEVNULL, check=False
+    )
+    if done.returncode in (126, 127):
+        raise UsageError(f"expected a check that can be run, found {command!r} (exit code {done.returncode})")
+    return done.returncode == 0
+
+
+def _print_found(names: list[str], found: Found) -> None:
+    one = found.culprit
+    click.echo(click.style(f"task {one.task}, op {one.op}: this reply makes the result go bad", bold=True), nl=False)
+    click.echo(_events(one.a, one.b))
+    _print_diff(text_diff(one.before, one.after), True)
+    if not found.alone:
+        click.echo(f"  not alone: together with the {found.place - 1} replies before it that differ")
+    calls = sum(trial.calls for trial in found.trials)
+    click.echo(f"  {found.candidates} replies differ; {len(found.trials)} forks tried, {calls} calls of the model")
+    if found.alone:
+        click.echo(f"  see it: treering fork {names[0]} --set {shlex.quote(f'{one.a}={one.after}')} --start")

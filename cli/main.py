@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import click
 
-from treering.cli.comparing import diff
+from treering.cli.comparing import bisect_, diff
 from treering.cli.demo import demo
 from treering.cli.forking import fork
 from treering.cli.looking import events, runs, show, verify
@@ -42,6 +42,7 @@ for _command in (
     verify,
     fork,
     diff,
+    bisect_,
     export,
     import_,
     cancel,

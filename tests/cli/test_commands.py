@@ -230,3 +230,32 @@ def test_a_log_of_another_program_is_looked_at_and_not_resumed(call):
     code, out, err = call("import", "empty.jsonl", "--store", "none.db")
     assert (code, out) == (2, "")
     assert len(err.strip().splitlines()) == 1
+
+
+def test_bisect_finds_the_reply_that_made_the_answer_go_bad(call):
+    """With a check of the shell that reads the answer; one that cannot be run, or tells nothing, is one line."""
+    (call.folder / "mine.py").write_text(
+        "async def boss(task, goal):\n"
+        "    parts = await task.gather(*(task.spawn(worker, f'{goal} {n}') for n in range(4)))\n"
+        "    await task.generate('Decide: ' + ' '.join(parts), max_tokens=60)\n"
+        "    return ' '.join(parts)\n\n\n"
+        "async def worker(task, goal):\n"
+        "    return (await task.generate(f'Think {goal}', max_tokens=20)).text\n"
+    )
+    good = json.loads(call("run", "part", "--agent", "mine:boss", "--model", "scripted", "--json")[1])["run"]
+    events = [json.loads(line) for line in call("events", good, "--json")[1].splitlines()]
+    seqs = [event["seq"] for event in events if event["kind"] == "ModelReplied"]
+    edits = [f"--set={seqs[0]}=harmless", f"--set={seqs[1]}=a poison", f"--set={seqs[2]}=harmless too"]
+    bad = json.loads(call("fork", good, *edits, "--start", "--json")[1])["run"]
+    check = 'test -n "$RUN" && test "$STATUS" = finished && ! grep -q poison'
+    code, out, err = call("bisect", good, bad, "--check", check)
+    assert code == 0, err
+    assert "task 1.2, op 1: this reply makes the result go bad" in out
+    assert "+a poison" in out
+    assert f"treering fork {good} --set '{seqs[1]}=a poison' --start" in out
+    found = json.loads(call("bisect", good, bad, "--check", check, "--json")[1])
+    assert found["culprit"]["a"] == seqs[1]
+    for bad_check, expected in (("no-such-command-xyz", "can be run"), ("true", "found that it passes")):
+        code, out, err = call("bisect", good, bad, "--check", bad_check)
+        assert (code, out) == (2, "")
+        assert expected in err
