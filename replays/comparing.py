@@ -7,7 +7,6 @@ results) have no partings; what a fork shares with its parent is not read again.
 
 from collections.abc import Iterator
 from hashlib import blake2b
-from typing import Any
 
 import msgspec
 
@@ -33,7 +32,7 @@ from treering.runtime.state import parent_path
 
 __all__ = ["Alignment", "Parting", "Recorded", "Spawn", "TaskLog", "align", "partings"]
 
-_UNSTEADY = ("usage", "seconds", "reused", "edited", "cause", "path", "child", "by")
+_UNSTEADY = frozenset(("usage", "seconds", "reused", "edited", "cause", "path", "child", "by"))
 """What equal outcomes may differ in: time, cost, whose they were first, and how tasks are called."""
 
 
@@ -223,10 +222,8 @@ def _note(logs: dict[str, TaskLog], header: Header, event: Event | None) -> None
 def _digest(header: Header, event: Event | None, before: str = "") -> str:
     if event is None:
         return header.body  # destroyed: equal to itself alone
-    body: dict[str, Any] = msgspec.json.decode(to_json(event))
-    for name in _UNSTEADY:
-        body.pop(name, None)
-    return blake2b(before.encode() + to_json(body), digest_size=12).hexdigest()
+    steady = [getattr(event, name) for name in event.__struct_fields__ if name not in _UNSTEADY]
+    return blake2b(before.encode() + to_json(steady), digest_size=12).hexdigest()
 
 
 # --- who continues whom -------------------------------------------------------------------------------------
