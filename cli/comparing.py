@@ -16,7 +16,8 @@ from treering.events.codec import to_json
 from treering.events.errors import UsageError
 from treering.events.log import find_run
 from treering.replays.bisecting import Found, bisect
-from treering.replays.explaining import Comparison, Difference, Side, compare, text_diff
+from treering.replays.explaining import Comparison, Difference, Side, compare
+from treering.replays.text_diffs import text_diff
 from treering.runtime.runner import Outcome, check_own, open_log
 
 __all__ = ["bisect_", "diff"]
@@ -56,6 +57,7 @@ def diff(first: str, second: str, everything: bool, store: str | None, as_json: 
 def _print_sides(found: Comparison) -> None:
     a, b = found.a, found.b
     rows: list[tuple[str, str, str]] = [
+        ("", "A", "B"),
         ("run", a.run, b.run),
         ("status", a.status, b.status),
         ("answer", one_line(_answer(a), 40), one_line(_answer(b), 40)),
@@ -65,13 +67,17 @@ def _print_sides(found: Comparison) -> None:
         ("generated", str(a.generated), str(b.generated)),
         ("replies reused", str(a.reused), str(b.reused)),
         ("model seconds", f"{a.seconds:.1f}", f"{b.seconds:.1f}"),
-        ("cost", f"{a.cost_micros / 1e6:.4f}", f"{b.cost_micros / 1e6:.4f}"),
+        *(
+            [("cost", f"{a.cost_micros / 1e6:.4f}", f"{b.cost_micros / 1e6:.4f}")]
+            if a.cost_micros + b.cost_micros
+            else []
+        ),
         ("memory", f"{a.hot} hot, {a.cold} cold", f"{b.hot} hot, {b.cold} cold"),
     ]
     width = max(len(row[1]) for row in rows)
     for name, one, other in rows:
-        differs = one != other and name != "run"
-        click.echo(f"{name:<15} {one:<{width}}  " + click.style(other, bold=differs))
+        differs = one != other and name not in ("", "run")
+        click.echo(f"{name:<15} {one:<{width}}  " + (click.style(other, bold=True) if differs else other))
     if found.shared:
         click.echo(f"they share the events up to {found.shared}")
 

@@ -4,9 +4,7 @@ Owns the cause of each parting (the joined child, the recalled memory, the goal,
 diffs of events and prompts, and what is side by side. It reads two logs and states, and asks no model.
 """
 
-import difflib
 import json
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -29,14 +27,11 @@ from treering.events.log import LogStore
 from treering.memory.hierarchy import TRUNK
 from treering.replays.comparing import Alignment, Parting, Recorded, TaskLog, align, partings
 from treering.replays.showing import messages_of, state_at
+from treering.replays.text_diffs import text_diff
 from treering.runtime.state import RunState, evolve, new_state
 from treering.runtime.texts import Texts
 
-__all__ = ["CallSeen", "Comparison", "Difference", "MemoryChange", "Side", "compare", "text_diff"]
-
-_SENTENCE = re.compile(r"(?<=[.!?]) ")
-_LONG_LINE = 140
-_MOST_LINES = 3000
+__all__ = ["CallSeen", "Comparison", "Difference", "MemoryChange", "Side", "compare"]
 
 
 class Side(msgspec.Struct, frozen=True):
@@ -111,7 +106,7 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 def compare(store: LogStore, run_a: str, run_b: str, texts: int | None = None) -> Comparison:
-    """Compare two runs of a store. Text diffs are made for the first `texts` differences; None: for all."""
+    """Compare two runs of a store; tasks where a difference began come first. Text diffs are made for the first `texts` differences; None: for all."""
     aligned = align(store, run_a, run_b)
     states = (state_at(store, run_a), state_at(store, run_b))
     found = list(partings(aligned))
@@ -139,8 +134,11 @@ class _Explainer:
         self._store = store
         self._aligned = aligned
         self._states = states
-        self._partings = found
         self._at = {parting.b: parting for parting in found}
+        causes = [self._cause(parting, *(event for _, event in self._events(parting))) for parting in found]
+        self._causes = {parting.b: cause for parting, cause in zip(found, causes, strict=True)}
+        # Where it began comes before what followed from it.
+        self._partings = sorted(found, key=lambda parting: self._causes[parting.b][1] is not None)
 
     def explain(self, texts: int) -> tuple[Difference, ...]:
         first = self._partings[:texts]
@@ -158,9 +156,8 @@ class _Explainer:
         return tuple(found)
 
     def _difference(self, parting: Parting, with_text: bool, seen: CallSeen | None) -> Difference:
-        a_seq, a_event = self._event(self._aligned.run_a, self._log_a(parting), parting)
-        b_seq, b_event = self._event(self._aligned.run_b, self._log_b(parting), parting)
-        cause, upstream = self._cause(parting, a_event, b_event)
+        (a_seq, a_event), (b_seq, b_event) = self._events(parting)
+        cause, upstream = self._causes[parting.b]
         diff = ""
         if with_text and parting.what == "joined":
             diff = self._results(parting)
@@ -199,6 +196,12 @@ class _Explainer:
 
     def _log_b(self, parting: Parting) -> TaskLog:
         return self._aligned.b.get(parting.b, TaskLog())
+
+    def _events(self, parting: Parting) -> list[tuple[int, Event | None]]:
+        return [
+            self._event(self._aligned.run_a, self._log_a(parting), parting),
+            self._event(self._aligned.run_b, self._log_b(parting), parting),
+        ]
 
     def _event(self, run: str, log: TaskLog, parting: Parting) -> tuple[int, Event | None]:
         """The event of one side that differs, and its seq."""
@@ -381,30 +384,6 @@ def _words(event: Event | None) -> str:
     for name in ("usage", "seconds", "cause", "request", "reused", "edited"):
         body.pop(name, None)
     return json.dumps(body, indent=1, ensure_ascii=False)
-
-
-def text_diff(before: str, after: str, name_a: str = "A", name_b: str = "B", context: int = 1) -> str:
-    """A unified diff by lines, long lines by sentences; "" if there is none. Sizes are bounded."""
-    a, b = _lines(before), _lines(after)
-    start = 0
-    while start < min(len(a), len(b)) and a[start] == b[start]:
-        start += 1
-    end = 0
-    while end < min(len(a), len(b)) - start and a[-1 - end] == b[-1 - end]:
-        end += 1
-    # What is common at both ends is left out beforehand, but for the context: windows are long and differ little.
-    low = max(0, start - context)
-    high = max(0, end - context)
-    a, b = a[low : len(a) - high][:_MOST_LINES], b[low : len(b) - high][:_MOST_LINES]
-    found = difflib.unified_diff(a, b, name_a, name_b, lineterm="", n=context)
-    return "\n".join(line for line in found if not line.startswith("@@"))
-
-
-def _lines(text: str) -> list[str]:
-    found: list[str] = []
-    for line in text.splitlines():
-        found += [line] if len(line) <= _LONG_LINE else _SENTENCE.split(line)
-    return found
 
 
 # --- side by side -------------------------------------------------------------------------------------------

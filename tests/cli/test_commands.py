@@ -161,7 +161,7 @@ def test_a_diff_says_where_two_runs_parted(call):
     assert f"a person set this outcome in B (in place of event {reply})" in out
     found = json.loads(call("diff", first, fork, "--json")[1])
     assert {"equal", "shared", "a", "b", "differences", "only_a", "only_b", "memory"} == found.keys()
-    assert found["differences"][-1]["a"] == reply
+    assert found["differences"][0]["a"] == reply
     code, out, _ = call("diff", first, first)
     assert code == 0
     assert "equal" in out

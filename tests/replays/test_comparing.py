@@ -13,7 +13,8 @@ from laws import Steady, config_for, fresh, run_once, script
 from treering.events.catalogue import ModelReplied
 from treering.events.codec import decode
 from treering.replays.comparing import align
-from treering.replays.explaining import compare, text_diff
+from treering.replays.explaining import compare
+from treering.replays.text_diffs import text_diff
 from treering.runtime.runner import Runner, create_run, fork_run
 from treering.runtime.testing import ScriptedEngine
 
@@ -93,7 +94,7 @@ async def test_the_cause_leads_upstream_to_the_child_that_differs():
     fork = fork_run(store, run, seq, [(seq, "Ines kept a parrot.")])
     await run_once(store, fork, CORPUS, ScriptedEngine(script))
     found = by_task(compare(store, run, fork))
-    assert found.keys() == {"1", "1.2", "1.2.1"}
+    assert list(found) == ["1.2.1", "1", "1.2"]  # where it began comes first
     assert (found["1"].what, found["1"].upstream) == ("joined", ("1.2", found["1.2"].op))
     assert found["1.2"].upstream == ("1.2.1", 1)
     assert "child 1.2.1" in found["1.2"].cause

@@ -427,7 +427,7 @@ def _put(value, place, other):
     return copy
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.data())
 def test_a_value_of_any_type_at_any_place_is_told_or_refused(tmp_path_factory, data):
     """Never a traceback, never half a run: what is taken in verifies."""
