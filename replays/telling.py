@@ -144,7 +144,8 @@ class Teller:
         self._model = model
         self._op = 0
         self._heard: list[tuple[Heard, MemoryRef | None]] = []
-        self._window: list[tuple[int, int, str, str, int]] = []
+        self._window: list[tuple[int, int, str, str]] = []
+        self._tokens = 0
         self._rolling = EMPTY_DIGEST
         self._kept: dict[str, str] = {}
         self._tools: dict[str, int] = {}
@@ -158,7 +159,7 @@ class Teller:
 
     def window(self) -> list[Heard]:
         """What the next call shows beyond what was heard since the last."""
-        return [Heard(role, text) for _, _, role, text, _ in self._window]
+        return [Heard(role, text) for _, _, role, text in self._window]
 
     # --- what it did ------------------------------------------------------------------------------------------
 
@@ -187,7 +188,7 @@ class Teller:
         for heard, _ in self._heard:
             rolling = roll(rolling, heard.role, heard.text)
         request = generate_digest(model or self._model, "", rolling, max_tokens, temperature, 1.0, (), 0, None)
-        prompt = usage.prompt or sum(entry.tokens for entry in entries) + sum(item[4] for item in self._window)
+        prompt = usage.prompt or self._tokens + sum(entry.tokens for entry in entries)
         called = ModelCalled(request, entries, prompt, max_tokens, temperature, keep=keep)
         yield Fact(called, self.path, op, self.at)
         tokens = estimate_tokens(reply)
@@ -201,8 +202,9 @@ class Teller:
         self.last_reply = reply
         if keep:
             for index, (heard, _) in enumerate(self._heard):
-                self._window.append((op, index, heard.role, heard.text, entries[index].tokens))
-            self._window.append((op, len(entries), "assistant", reply, tokens))
+                self._window.append((op, index, heard.role, heard.text))
+            self._window.append((op, len(entries), "assistant", reply))
+            self._tokens += tokens + sum(entry.tokens for entry in entries)
             self._rolling = roll(rolling, "assistant", reply)
         self._heard.clear()
 
@@ -237,12 +239,12 @@ class Teller:
             self.hear("user", summary)
             return
         left = tuple((op, index) for op, index, *_ in self._window)
-        span = "\n".join(text for _, _, _, text, _ in self._window)
-        tokens, gone = estimate_tokens(summary), sum(item[4] for item in self._window)
+        span = "\n".join(text for *_, text in self._window)
+        tokens, gone = estimate_tokens(summary), self._tokens
         loss = measure_loss(span, summary)
         yield Fact(Compacted(left, summary, tokens, gone, "model", loss, reason), self.path, self._op + 1, at)
         # The window itself is in the log's order: the summary stands where the first entry stood.
-        self._window = [(*left[0], "user", summary, tokens)]
+        self._window, self._tokens = [(*left[0], "user", summary)], tokens
         self._rolling = roll(EMPTY_DIGEST, "user", summary)
 
     def spawn(self, agent: str, goal: str, at: int, key: str = "", inputs: Any = None) -> tuple[str, Fact]:
