@@ -4,21 +4,21 @@ import os
 import shlex
 import subprocess
 from contextlib import closing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import anyio
 import click
 
+from treering.cli.configuring import loaded
 from treering.cli.opening import json_option, open_store, store_option
 from treering.cli.printing import answer_of, note, one_line, print_json
-from treering.cli.running import load
 from treering.events.codec import to_json
 from treering.events.errors import UsageError
 from treering.events.log import find_run
-from treering.replays.bisecting import Found, bisect
-from treering.replays.explaining import Comparison, Difference, Side, compare
-from treering.replays.text_diffs import text_diff
-from treering.runtime.runner import Outcome, check_own, open_log
+
+if TYPE_CHECKING:
+    from treering.replays.bisecting import Found
+    from treering.replays.explaining import Comparison, Difference, Side
+    from treering.runtime.runner import Outcome
 
 __all__ = ["bisect_", "diff"]
 
@@ -36,6 +36,8 @@ _COLOURS = {"+": "green", "-": "red"}
 @json_option
 def diff(first: str, second: str, everything: bool, store: str | None, as_json: bool) -> None:
     """Where runs A and B parted: per task the first event that differs, its cause, and what its call saw."""
+    from treering.replays.explaining import compare
+
     with closing(open_store(store)) as opened:
         a, b = find_run(opened, first).run, find_run(opened, second).run
         found = compare(opened, a, b, None if everything or as_json else _SHOWN)
@@ -54,7 +56,7 @@ def diff(first: str, second: str, everything: bool, store: str | None, as_json: 
     _print_rest(found, everything)
 
 
-def _print_sides(found: Comparison) -> None:
+def _print_sides(found: "Comparison") -> None:
     a, b = found.a, found.b
     rows: list[tuple[str, str, str]] = [
         ("", "A", "B"),
@@ -82,7 +84,7 @@ def _print_sides(found: Comparison) -> None:
         click.echo(f"they share the events up to {found.shared}")
 
 
-def _answer(side: Side) -> str:
+def _answer(side: "Side") -> str:
     return _as_text(side.result)
 
 
@@ -91,7 +93,7 @@ def _as_text(result: Any) -> str:
     return answer if isinstance(answer, str) else "-" if answer is None else to_json(answer).decode()
 
 
-def _print_difference(one: Difference, whole: bool) -> None:
+def _print_difference(one: "Difference", whole: bool) -> None:
     task = one.task_b if one.task_a == one.task_b else f"{one.task_b} (in A {one.task_a})"
     where = f"op {one.op}" if one.op else "its end"
     what = {
@@ -131,7 +133,7 @@ def _print_diff(text: str, whole: bool) -> None:
         click.echo(f"    … {len(lines) - _SHOWN_LINES} more lines")
 
 
-def _print_rest(found: Comparison, whole: bool) -> None:
+def _print_rest(found: "Comparison", whole: bool) -> None:
     for name, tasks in (("A", found.only_a), ("B", found.only_b)):
         if tasks:
             listed = tasks if whole else tasks[:_SHOWN]
@@ -159,7 +161,12 @@ def bisect_(good: str, bad: str, check: str, store: str | None, as_json: bool) -
     shell with the answer on stdin, and RUN and STATUS in its environment. The forks stay in the store.
     """
 
-    def judge(run: str, outcome: Outcome) -> bool:
+    import anyio
+
+    from treering.replays.bisecting import bisect
+    from treering.runtime.runner import check_own, open_log
+
+    def judge(run: str, outcome: "Outcome") -> bool:
         passed = _check(check, store, run, outcome)
         note(f"{run}: {'good' if passed else 'bad'}")
         return passed
@@ -169,13 +176,9 @@ def bisect_(good: str, bad: str, check: str, store: str | None, as_json: bool) -
         config = open_log(opened, names[0])[0].config
         check_own(names[0], config)
 
-        async def search() -> Found:
-            engine = load(config.model, config.base_url)
-            try:
+        async def search() -> "Found":
+            async with loaded(config, as_json) as engine:
                 return await bisect(opened, names[0], names[1], judge, engine)
-            finally:
-                with anyio.CancelScope(shield=True):
-                    await engine.aclose()
 
         found = anyio.run(search)
     if as_json:
@@ -184,7 +187,7 @@ def bisect_(good: str, bad: str, check: str, store: str | None, as_json: bool) -
     _print_found(names, found)
 
 
-def _check(command: str, store: str | None, run: str, outcome: Outcome) -> bool:
+def _check(command: str, store: str | None, run: str, outcome: "Outcome") -> bool:
     answer = _as_text(outcome.result) if outcome.status == "finished" else outcome.error
     seen = {**os.environ, "RUN": run, "STATUS": outcome.status, **({"TREERING_STORE": store} if store else {})}
     done = subprocess.run(
@@ -195,7 +198,9 @@ def _check(command: str, store: str | None, run: str, outcome: Outcome) -> bool:
     return done.returncode == 0
 
 
-def _print_found(names: list[str], found: Found) -> None:
+def _print_found(names: list[str], found: "Found") -> None:
+    from treering.replays.text_diffs import text_diff
+
     one = found.culprit
     click.echo(click.style(f"task {one.task}, op {one.op}: this reply makes the result go bad", bold=True), nl=False)
     click.echo(_events(one.a, one.b))

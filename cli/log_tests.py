@@ -4,12 +4,13 @@ Owns the replay of an exported file and the making of the file that takes its pl
 accept a change. Invariant: a file is replaced by a whole one or not at all.
 """
 
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import anyio
 import msgspec
 
-from treering.cli.running import load
+from treering.cli.configuring import loaded, on_engine
 from treering.cli.sharing import write_lines
 from treering.events.catalogue import TaskSpawned
 from treering.events.codec import decode
@@ -74,28 +75,17 @@ def accept_log(
 
     async def ask(old: str) -> tuple[str, str]:
         before, journal, _, _ = open_log(store, old)
-        asked = engine or load(before.config.model, before.config.base_url)
-        info = asked.info
-        config = msgspec.structs.replace(
-            before.config,
-            weights=info.weights,
-            template=info.template,
-            context_tokens=info.context_tokens,
-            overhead_tokens=info.overhead_tokens,
-        )
-        run = create_run(store, config)
-        try:
-            async with Runner(store, run, asked, agents=agents) as runner:
-                runner.reuse = Reuse(journal, ())
-                for root in before.roots:
-                    question = _question(store, old, before, root)
-                    outcome = await runner.ask(question.goal, msgspec.json.decode(question.inputs))
-                    if outcome.status != before.tasks[root].status:
-                        return f"the changed agent {outcome.status} ({outcome.error}); {path} is as it was", ""
-                totals = runner.state.totals
-        finally:
-            if engine is None:
-                await asked.aclose()
+        async with AsyncExitStack() as stack:
+            asked = engine if engine is not None else await stack.enter_async_context(loaded(before.config, True))
+            run = create_run(store, on_engine(before.config, asked))
+            runner = await stack.enter_async_context(Runner(store, run, asked, agents=agents))
+            runner.reuse = Reuse(lambda: journal, (), True)
+            for root in before.roots:
+                question = _question(store, old, before, root)
+                outcome = await runner.ask(question.goal, msgspec.json.decode(question.inputs))
+                if outcome.status != before.tasks[root].status:
+                    return f"the changed agent {outcome.status} ({outcome.error}); {path} is as it was", ""
+            totals = runner.state.totals
         write_lines(export_lines(store, run), path)
         return "", f"{totals.reused} replies taken over, {totals.prompt + totals.generated} tokens paid"
 

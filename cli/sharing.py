@@ -12,10 +12,6 @@ from treering.cli.opening import json_option, open_store, store_option
 from treering.cli.printing import note, print_json
 from treering.events.errors import StoreError, UsageError
 from treering.events.log import LogStore, find_run
-from treering.replays.exporting import export_lines
-from treering.replays.importing import import_file
-from treering.replays.tracing import send_spans, spans_of, to_readable
-from treering.runtime.runner import CODE_VERSION
 
 __all__ = ["export", "import_", "write_lines"]
 
@@ -33,6 +29,10 @@ def export(name: str, form: str, out: Path | None, endpoint: str | None, texts: 
     JSON lines hold the whole log with its ancestors; `treering import` takes it back byte for byte. Spans follow
     the GenAI semantic conventions; in a file they are one JSON object a line.
     """
+    from treering.replays.exporting import export_lines
+    from treering.replays.tracing import send_spans, spans_of
+    from treering.runtime.runner import CODE_VERSION
+
     if form == "jsonl" and (endpoint or texts):
         raise UsageError("expected --endpoint and --texts with --to otel only")
     if endpoint and out:
@@ -55,6 +55,9 @@ def export(name: str, form: str, out: Path | None, endpoint: str | None, texts: 
 
 
 def _span_lines(store: LogStore, run: str, texts: bool) -> Iterator[bytes]:
+    from treering.replays.tracing import spans_of, to_readable
+    from treering.runtime.runner import CODE_VERSION
+
     convert = to_readable(CODE_VERSION)
     for span in spans_of(store, run, texts):
         yield convert(span).to_json(indent=None).encode() + b"\n"
@@ -83,6 +86,8 @@ def import_(file: Path, store: str | None, as_json: bool) -> None:
     FILE is an exported log, a Claude Code session (JSON lines) or an Inspect log (.eval or JSON). Runs of others can
     be shown, searched, compared and exported, not resumed.
     """
+    from treering.replays.importing import import_file
+
     with closing(open_store(store, create=True)) as opened:
         found = import_file(opened, file)
     if as_json:

@@ -151,7 +151,7 @@ def test_commands_that_need_no_model_do_not_import_one(call):
 
 def test_a_diff_says_where_two_runs_parted(call):
     """In words and as JSON; of a run with itself there is nothing to say."""
-    first = json.loads(_start(call)[1])["run"]
+    first = json.loads(_start(call, "--agent", "digest")[1])["run"]
     events = [json.loads(line) for line in call("events", "last", "--json")[1].splitlines()]
     reply = [event["seq"] for event in events if event["kind"] == "ModelReplied"][-1]
     fork = json.loads(call("fork", "last", "--set", f"{reply}=Ines kept a parrot.", "--start", "--json")[1])["run"]
