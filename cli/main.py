@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import click
 
+from treering.cli.comparing import bisect_, diff
 from treering.cli.demo import demo
 from treering.cli.forking import fork
 from treering.cli.looking import events, runs, show, verify
@@ -17,6 +18,7 @@ from treering.cli.model_commands import doctor, models
 from treering.cli.printing import note
 from treering.cli.remembering import memory
 from treering.cli.running import ask, cancel, resume, run
+from treering.cli.sharing import export, import_
 from treering.events.errors import BrokenChain, Divergence, TreeringError, UsageError
 
 __all__ = ["cli", "code_of", "main"]
@@ -31,7 +33,25 @@ def cli() -> None:
     """
 
 
-for _command in (run, ask, resume, runs, show, memory, events, verify, fork, cancel, models, doctor, demo):
+for _command in (
+    run,
+    ask,
+    resume,
+    runs,
+    show,
+    memory,
+    events,
+    verify,
+    fork,
+    diff,
+    bisect_,
+    export,
+    import_,
+    cancel,
+    models,
+    doctor,
+    demo,
+):
     cli.add_command(_command)
 
 

@@ -171,7 +171,8 @@ class Limits(_Value, frozen=True):
 
 class RunConfig(_Value, frozen=True):
     """What a run was asked to be. Windows and sizes are in tokens. `call_timeout_s` limits one attempt at a model and
-    one call of a tool."""
+    one call of a tool. `origin` names the program whose log this run was made from, "" for a run of this program:
+    another's run can be looked at, not gone on with."""
 
     agent: str
     seed: int = 0
@@ -187,6 +188,7 @@ class RunConfig(_Value, frozen=True):
     overhead_tokens: int = 0
     base_url: str = ""
     call_timeout_s: float = 600.0
+    origin: str = ""
 
 
 class Edit(_Value, frozen=True):
@@ -275,7 +277,10 @@ class InputAdded(_Value, frozen=True):
 
 
 class MessageReceived(_Value, frozen=True):
-    """A message from outside was taken from the inbox. `kind` is `ask` or `cancel`."""
+    """A message from outside was taken from the inbox. `kind` is `ask` or `cancel`.
+
+    In a run that was made from another program's log, `import` says what of it was passed over, as JSON.
+    """
 
     inbox: int
     kind: str

@@ -25,14 +25,15 @@ class InMemoryStore:
         self._inbox: list[InboxRow] = []
         self._lock = threading.RLock()
 
-    def create(self, row: RunRow, records: Sequence[Record], blobs: Sequence[Blob] = ()) -> None:
+    def create(self, row: RunRow, records: Iterable[Record], blobs: Iterable[Blob] = ()) -> None:
         with self._lock:
             if row.run in self._rows:
                 raise StoreError(f"expected a new run, found that {row.run} is there")
+            kept, texts = list(records), {blob.digest: blob.text for blob in blobs}  # what raises leaves nothing
             self._rows[row.run] = row
-            self._records[row.run] = list(records)
+            self._records[row.run] = kept
             self._epochs[row.run] = 0
-            self._blobs.update({blob.digest: blob.text for blob in blobs})
+            self._blobs = texts | self._blobs
 
     def acquire(self, run: str, take_over: bool = False) -> "_Lease":
         with self._lock:

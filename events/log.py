@@ -1,6 +1,6 @@
 """The log protocol: what every store must do, whatever it is made of.
 
-Owns the words of the store (`RunRow`, `Lease`, `Segment`) and the protocol `LogStore`. Its one promise: what
+Owns the words of the store (`RunRow`, `Lease`, `Segment`) and the protocols `LogReader` and `LogStore`. Its one promise: what
 `append` returned from is on disk, whole or not at all, and never changes again.
 """
 
@@ -16,6 +16,7 @@ __all__ = [
     "Blob",
     "InboxRow",
     "Lease",
+    "LogReader",
     "LogStore",
     "RunRow",
     "Segment",
@@ -72,21 +73,8 @@ class Lease(Protocol):
         ...
 
 
-class LogStore(Protocol):
-    """Where logs are kept. Every method blocks and may be called from any thread; appends of one run come
-    from one thread at a time."""
-
-    def create(self, row: RunRow, records: Sequence[Record], blobs: Sequence[Blob] = ()) -> None:
-        """A new run and its first records, in one transaction. A fork is nothing more than this."""
-        ...
-
-    def acquire(self, run: str, take_over: bool = False) -> Lease:
-        """The lease of a run. Raises LeaseHeld if somebody alive has it, unless `take_over`."""
-        ...
-
-    def append(self, run: str, epoch: int, records: Sequence[Record], blobs: Sequence[Blob] = ()) -> None:
-        """All records or none, on disk. Raises LeaseLost if `epoch` is no longer the lease's, StoreError."""
-        ...
+class LogReader(Protocol):
+    """A log that can be read. Every method blocks and may be called from any thread."""
 
     def read(
         self,
@@ -107,12 +95,31 @@ class LogStore(Protocol):
         """One run, by its whole id. Raises RunNotFound."""
         ...
 
-    def runs(self) -> list[RunRow]:
-        """All runs, oldest first."""
-        ...
-
     def blob(self, digest: str) -> str | None:
         """The text at this address, or None if it was never here or was destroyed."""
+        ...
+
+
+class LogStore(LogReader, Protocol):
+    """Where logs are kept. Appends of one run come from one thread at a time."""
+
+    def create(self, row: RunRow, records: Iterable[Record], blobs: Iterable[Blob] = ()) -> None:
+        """A new run and its first records, in one transaction: an iterable that raises leaves nothing.
+
+        A fork is nothing more than this.
+        """
+        ...
+
+    def acquire(self, run: str, take_over: bool = False) -> Lease:
+        """The lease of a run. Raises LeaseHeld if somebody alive has it, unless `take_over`."""
+        ...
+
+    def append(self, run: str, epoch: int, records: Sequence[Record], blobs: Sequence[Blob] = ()) -> None:
+        """All records or none, on disk. Raises LeaseLost if `epoch` is no longer the lease's, StoreError."""
+        ...
+
+    def runs(self) -> list[RunRow]:
+        """All runs, oldest first."""
         ...
 
     def post(self, run: str, kind: str, text: str) -> int:

@@ -14,6 +14,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -176,7 +177,7 @@ class SQLiteStore:
 
     # --- writing -------------------------------------------------------------------------------------
 
-    def create(self, row: RunRow, records: Sequence[Record], blobs: Sequence[Blob] = ()) -> None:
+    def create(self, row: RunRow, records: Iterable[Record], blobs: Iterable[Blob] = ()) -> None:
         def act() -> None:
             connection = self._connection()
             with self._transaction(connection):
@@ -186,7 +187,10 @@ class SQLiteStore:
                 )
                 number = int(cursor.lastrowid or 0)
                 connection.execute("INSERT INTO leases(n, epoch) VALUES (?, 0)", (number,))
-                _insert(connection, number, records, blobs)
+                _insert_blobs(connection, blobs)
+                source = iter(records)
+                while batch := list(islice(source, _READ_ROWS)):  # it may be a whole run, of any length
+                    _insert(connection, number, batch)
             self._numbers[row.run] = number
 
         self._guard(act)
@@ -202,7 +206,8 @@ class SQLiteStore:
                         f"expected to hold run {run} (epoch {epoch}), found that another process took it over "
                         f"(epoch {held}); nothing was appended"
                     )
-                _insert(connection, number, records, blobs)
+                _insert_blobs(connection, blobs)
+                _insert(connection, number, records)
 
         self._guard(act)
 
@@ -388,12 +393,12 @@ class _FileLease:
             self._file = None
 
 
-def _insert(connection: sqlite3.Connection, number: int, records: Sequence[Record], blobs: Sequence[Blob]) -> None:
-    if blobs:
-        connection.executemany(
-            "INSERT OR IGNORE INTO blobs(digest, text) VALUES (?, ?)",
-            [(blob.digest, blob.text) for blob in blobs],
-        )
+def _insert_blobs(connection: sqlite3.Connection, blobs: Iterable[Blob]) -> None:
+    for blob in blobs:
+        connection.execute("INSERT OR IGNORE INTO blobs(digest, text) VALUES (?, ?)", (blob.digest, blob.text))
+
+
+def _insert(connection: sqlite3.Connection, number: int, records: Sequence[Record]) -> None:
     at = 0
     for size in _ROWS_AT_ONCE:
         while len(records) - at >= size:

@@ -15,7 +15,7 @@ from treering.runtime.runner import open_log
 from treering.runtime.state import RunState
 from treering.runtime.texts import Texts
 
-__all__ = ["Prompt", "prompt_of", "state_at"]
+__all__ = ["Prompt", "messages_of", "prompt_of", "state_at"]
 
 
 class Prompt(msgspec.Struct, frozen=True):
@@ -61,25 +61,28 @@ def prompt_of(store: LogStore, run: str, seq: int) -> Prompt:
     if called is None:
         raise UsageError(f"expected the call that event {seq} answers, found none: its body was destroyed")
     state = state_at(store, run, call_seq - 1)
-    window = state.tasks[header.task].window
-    texts = Texts(store, run)
-
-    def text_of(ref: Ref) -> str:
-        return texts.of(ref, state.memory)
-
-    entries = [item.entry for item in window.entries] if window is not None else []
-    messages = tuple(Message(entry.role, render(entry.parts, text_of)) for entry in (*entries, *called.entries))
     return Prompt(
         call_seq,
         header.task,
         header.op,
         called.prompt_tokens,
         called.max_tokens,
-        messages,
+        messages_of(state, Texts(store, run), header.task, called),
         called.continuation,
         None if reply is None else reply.text or (reply.failure.message if reply.failure else ""),
         reply_seq,
     )
+
+
+def messages_of(state: RunState, texts: Texts, task: str, called: ModelCalled) -> tuple[Message, ...]:
+    """What a call shows a model, with `state` as it is just before the call: the task's window, then its entries."""
+
+    def text_of(ref: Ref) -> str:
+        return texts.of(ref, state.memory)
+
+    window = state.tasks[task].window
+    entries = [item.entry for item in window.entries] if window is not None else []
+    return tuple(Message(entry.role, render(entry.parts, text_of)) for entry in (*entries, *called.entries))
 
 
 def _check_seq(store: LogStore, run: str, seq: int) -> None:

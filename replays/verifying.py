@@ -12,7 +12,7 @@ import msgspec
 from treering.events.catalogue import Event, Header, InputAdded, Refused, RunForked
 from treering.events.codec import Record, decode, text_digest, to_json, verified
 from treering.events.errors import BrokenChain
-from treering.events.log import LogStore, Segment, lineage
+from treering.events.log import LogReader, Segment, lineage
 from treering.memory.retention import parse_retention
 from treering.runtime.deriving import DERIVED, derive
 from treering.runtime.state import evolve, new_state
@@ -32,7 +32,7 @@ class Verified(msgspec.Struct, frozen=True):
     digest: str
 
 
-def verify(store: LogStore, run: str) -> Verified:
+def verify(store: LogReader, run: str) -> Verified:
     """Check a run's whole lineage. Raises BrokenChain naming the first event that does not fit."""
     segments = lineage(store.row, run)
     last, head = store.head(run)
@@ -42,7 +42,7 @@ def verify(store: LogStore, run: str) -> Verified:
     return Verified(run, events, len(segments), derived, sources, destroyed, head.hex())
 
 
-def _refold(store: LogStore, records: Iterable[Record], segments: list[Segment]) -> tuple[int, int, int, int]:
+def _refold(store: LogReader, records: Iterable[Record], segments: list[Segment]) -> tuple[int, int, int, int]:
     state = new_state()
     expected: tuple[Header, Event] | None = None
     first: Header | None = None
@@ -66,7 +66,10 @@ def _refold(store: LogStore, records: Iterable[Record], segments: list[Segment])
             derived += 1
         else:
             first = header
-        evolve(state, header, event)
+        try:
+            evolve(state, header, event)
+        except (LookupError, AttributeError, ValueError, TypeError) as error:
+            raise BrokenChain(header.seq, f"{header.kind} does not follow from the events before it") from error
         assert first is not None
         policy = parse_retention(state.config.retention)
         expected = None if isinstance(event, RunForked) else derive(state, policy, first, event)
@@ -85,7 +88,7 @@ def _check_owner(header: Header, segments: list[Segment]) -> None:
             return
 
 
-def _check_source(store: LogStore, header: Header, event: InputAdded) -> int:
+def _check_source(store: LogReader, header: Header, event: InputAdded) -> int:
     text = store.blob(event.source)
     if text is None:
         return 0

@@ -125,6 +125,8 @@ class ModelCalls:
         """Make a call ready: what it asks, with the window as it is now, and room for it."""
         record = self._runner.journal.take(self._path, call.number) or OpRecord()
         call.record = record
+        if record.called is None and record.outcome is None:
+            self._runner.need_live(self._path, call.number, "generate")  # a replay has no engine that counts
         recorded = record.called if isinstance(record.called, ModelCalled) else None
         call.entries = (
             tuple(self._entry(say, call) for say in call.says) if recorded is None else self._sized(call, recorded)
@@ -140,9 +142,11 @@ class ModelCalls:
         if recorded is not None:
             then = self._request_digest(call, messages, self._runner.config_at(record.called_seq))
             if recorded.request != then:
-                asked = "\n".join(render(tuple(map(ref_of, say.parts)), self._runner.text) for say in call.says)
+                parts = [tuple(map(ref_of, say.parts)) for say in call.says]
+                asked = self._asked(call.says, parts, call)
+                before = self._asked(recorded.entries, [entry.parts for entry in recorded.entries], recorded)
                 raise self._runner.fatal(
-                    diverged(self._runner.run, self._path, call.number, record, asked, current_task())
+                    diverged(self._runner.run, self._path, call.number, record, asked, current_task(), before)
                 )
         # A call still in flight when a fork changed the model is a new request.
         config = self._runner.config_at(record.called_seq if record.outcome is not None else None)
@@ -152,6 +156,13 @@ class ModelCalls:
         call.prompt_tokens = (
             self._window.tokens + sum(entry.tokens for entry in call.entries) + config.overhead_tokens
         )
+
+    def _asked(self, said: Sequence[Say | Entry], parts: Sequence[tuple[Part, ...]], call: Call | ModelCalled) -> str:
+        """What a call asks, as text to be compared."""
+        lines = [f"[{one.role}] {render(mine, self._runner.text)}" for one, mine in zip(said, parts, strict=True)]
+        sampling = f"max_tokens={call.max_tokens} temperature={call.temperature:g} top_p={call.top_p:g}"
+        lines.append(f"({sampling} stop={list(call.stop)} scored={call.continuation!r})")
+        return "\n".join(lines)
 
     def _request_digest(self, call: Call, messages: str, config: RunConfig) -> str:
         return generate_digest(

@@ -18,14 +18,18 @@ __all__ = ["diverged"]
 _OURS = ("/runtime/task.py", "/runtime/calling.py", "/runtime/ops.py", "/runtime/divergence.py")
 
 
-def diverged(run: str, path: str, number: int, record: OpRecord, asked: str | bytes, agent: Any) -> Divergence:
+def diverged(
+    run: str, path: str, number: int, record: OpRecord, asked: str | bytes, agent: Any, before: str | None = None
+) -> Divergence:
     """The error for op `number` of task `path`; `asked` is text, or JSON to be laid out.
 
-    `agent` is the task of the event loop that runs the agent's code.
+    `agent` is the task of the event loop that runs the agent's code. `before` is what was asked then, as text like
+    `asked`; without it, the recorded event stands for it.
     """
     if isinstance(asked, bytes):
         asked = json.dumps(json.loads(asked), indent=1, sort_keys=True)
-    before = json.dumps(json.loads(to_json(record.called or record.outcome)), indent=1, sort_keys=True)
+    if before is None:
+        before = json.dumps(json.loads(to_json(record.called or record.outcome)), indent=1, sort_keys=True)
     diff = "\n".join(
         difflib.unified_diff(before.splitlines(), asked.splitlines(), "recorded", "asked", lineterm="", n=1)
     )

@@ -4,7 +4,7 @@ Owns the recorded requests and outcomes by task and op, the edits of a fork, and
 reuse may take over. It never performs anything. Invariant: an outcome is given out for one op only.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -30,7 +30,7 @@ from treering.events.catalogue import (
     Used,
 )
 
-__all__ = ["Ended", "Journal", "OpRecord", "Reuse"]
+__all__ = ["Correspondence", "Ended", "Journal", "OpRecord", "Reuse", "Spawned"]
 
 Ended = TaskFinished | TaskFailed | TaskCancelled
 _OUTCOMES = (
@@ -127,12 +127,61 @@ class Journal:
         self._ops.pop(task, None)
 
 
+Spawned = tuple[str, str, str]
+"""A child as its parent spawned it: its path, its key, the digest of the request."""
+
+
+class Correspondence:
+    """Which task of another run each task of this one continues.
+
+    Roots correspond by path; children, under parents that correspond, by the key of their spawn, else by its
+    digest and occurrence, so that one more child in front moves nothing else. `children_of` lists what a task
+    of the other run spawned, in order. Invariant: a task of the other run is continued by one task only.
+    """
+
+    def __init__(self, children_of: Callable[[str], Iterable[Spawned]]) -> None:
+        self._children_of = children_of
+        self._theirs: dict[str, str] = {}
+        self._free: dict[str, dict[tuple[str, str], Iterator[str]]] = {}
+
+    def of(self, task: str) -> str | None:
+        """The task of the other run, if there is one."""
+        return self._theirs.get(task)
+
+    def begin(self, task: str, parent: str, key: str, request: str) -> str | None:
+        """A task began in this run: find the one that it continues. Tasks come in the order of their spawns."""
+        above = self._theirs.get(parent) if parent else None
+        if not parent:
+            self._theirs[task] = task
+        elif above is not None:
+            if above not in self._free:
+                self._free[above] = self._sorted(above)
+            found = next(self._free[above].get(_kinship(key, request), iter(())), None)
+            if found is not None:
+                self._theirs[task] = found
+        return self._theirs.get(task)
+
+    def same(self, task: str, theirs: str) -> None:
+        """Say which task another one continues, where that is known otherwise."""
+        self._theirs[task] = theirs
+
+    def _sorted(self, above: str) -> dict[tuple[str, str], Iterator[str]]:
+        sorts: dict[tuple[str, str], list[str]] = {}
+        for path, key, request in self._children_of(above):
+            sorts.setdefault(_kinship(key, request), []).append(path)
+        return {kin: iter(paths) for kin, paths in sorts.items()}
+
+
+def _kinship(key: str, request: str) -> tuple[str, str]:
+    return (key, "") if key else ("", request)
+
+
 class Reuse:
     """Outcomes of the parent's whole log, for a fork that takes over what did not change; and its edits.
 
     Tools are taken over by every fork, for they touch the world; models only if `models` says so. Then tasks
-    correspond by the key of their spawn, else by its digest and occurrence, otherwise by path; ops by number,
-    else by digest among those not yet used. `load` reads the parent's journal, once it is needed.
+    correspond as `Correspondence` says, otherwise by path; ops by number, else by digest among those not yet used.
+    `load` reads the parent's journal, once it is needed.
     """
 
     def __init__(self, load: Callable[[], Journal], edits: Iterable[Edit], models: bool) -> None:
@@ -140,32 +189,25 @@ class Reuse:
         self._models = models
         self._loaded: Journal | None = None
         self._edits = {(edit.task, edit.op): edit for edit in edits}
-        self._tasks: dict[str, str] = {}
-        self._spawned: dict[str, list[tuple[str, str, str]]] = {}
-        self._taken: set[str] = set()
+        self._tasks = Correspondence(self._children)
 
     def correspond(self, task: str, parent: str, key: str, request: str) -> None:
-        """A task began: find the one of the parent run that it continues. Roots correspond by path."""
+        """A task began: find the one of the parent run that it continues."""
         if not parent or not self._models:
-            self._tasks[task] = task
+            self._tasks.same(task, task)
             return
-        above = self._tasks.get(parent)
-        if above is None:
-            return
-        if task.startswith(parent + "~"):  # a system task, named after the op that caused it
-            self._tasks[task] = above + task[len(parent) :]
-            return
-        if above not in self._spawned:
-            self._spawned[above] = [
-                (record.outcome.path, record.outcome.key, record.outcome.request)
-                for record in self._parent.ops(above).values()
-                if isinstance(record.outcome, TaskSpawned)
-            ]
-        for path, its_key, its_request in self._spawned[above]:
-            if path not in self._taken and (its_key == key if key else not its_key and its_request == request):
-                self._taken.add(path)
-                self._tasks[task] = path
-                return
+        above = self._tasks.of(parent)
+        if above is not None and task.startswith(parent + "~"):  # a system task, named after the op that caused it
+            self._tasks.same(task, above + task[len(parent) :])
+        elif above is not None:
+            self._tasks.begin(task, parent, key, request)
+
+    def _children(self, above: str) -> list[Spawned]:
+        return [
+            (record.outcome.path, record.outcome.key, record.outcome.request)
+            for record in self._parent.ops(above).values()
+            if isinstance(record.outcome, TaskSpawned)
+        ]
 
     @property
     def unreached(self) -> list[int]:
@@ -174,7 +216,7 @@ class Reuse:
 
     def edit(self, task: str, op: int) -> Edit | None:
         """The edit of this op's outcome, given out once."""
-        return self._edits.pop((self._tasks.get(task, ""), op), None)
+        return self._edits.pop((self._tasks.of(task) or "", op), None)
 
     def model(self, task: str, op: int, request: str) -> tuple[int, ModelReplied] | None:
         """A model's recorded answer to an equal request, with its seq; used up by this."""
@@ -203,7 +245,7 @@ class Reuse:
         return found.outcome if found is not None and isinstance(found.outcome, InputAdded) else None
 
     def _find(self, task: str, op: int, request: str) -> OpRecord | None:
-        theirs = self._tasks.get(task)
+        theirs = self._tasks.of(task)
         if theirs is None:
             return None
         ops = self._parent.ops(theirs)

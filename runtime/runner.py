@@ -47,7 +47,7 @@ from treering.runtime.state import RunState, evolve, new_state, parent_path
 from treering.runtime.task import Task
 from treering.runtime.texts import Texts
 
-__all__ = ["CODE_VERSION", "Outcome", "Runner", "create_run", "fork_run", "open_log"]
+__all__ = ["CODE_VERSION", "Outcome", "Runner", "check_own", "create_run", "fork_run", "open_log"]
 
 CODE_VERSION = "0.1.0"
 _FATAL = (Divergence, NotRunInFork, OutcomeUnknown, ReplayEnded, StoreError)
@@ -78,6 +78,15 @@ def open_log(
             configs.append((stored.header.seq, state.config))
         head = record.digest
     return state, journal, head, configs
+
+
+def check_own(run: str, config: RunConfig) -> None:
+    """Raises UsageError for a run that was made from another program's log: there is no code to go on with."""
+    if config.origin:
+        raise UsageError(
+            f"expected a run of treering, found {run}, imported from {config.origin}: it can be shown, compared and "
+            "exported, not asked, resumed or replayed"
+        )
 
 
 def create_run(store: LogStore, config: RunConfig, seams: Seams | None = None) -> str:
@@ -177,6 +186,7 @@ class Runner:
 
     def _open(self, epoch: int) -> None:
         self.state, self.journal, head, self._configs = open_log(self.store, self.run)
+        check_own(self.run, self.state.config)
         forked = self._forked()
         if forked is not None:
             parent, cut = forked.parent, self.store.row(self.run).cut
@@ -372,7 +382,7 @@ class Runner:
                     0,
                     type(recorded).__name__,
                     type(event).__name__,
-                    f"-{recorded}\n+{event}",
+                    f"-{to_json(recorded).decode()}\n+{to_json(event).decode()}",
                     "its end",
                     f"fork before event {self.journal.ended_seq(path)} to go on",
                 )

@@ -150,7 +150,9 @@ class RunState(msgspec.Struct):
 
     @property
     def status(self) -> str:
-        """`empty`, `running`, or what became of the last root."""
+        """`empty`, `imported`, `running`, or what became of the last root."""
+        if self.config.origin:
+            return "imported"
         return self.tasks[self.roots[-1]].status if self.roots else "empty"
 
 

@@ -20,7 +20,7 @@ from treering.events.catalogue import (
 )
 from treering.events.codec import decode
 from treering.events.errors import StoreError, UsageError
-from treering.events.log import LogStore
+from treering.events.log import LogReader
 from treering.memory.hierarchy import Hierarchy
 
 __all__ = ["LOG_KINDS", "Texts", "log_texts"]
@@ -32,7 +32,7 @@ LOG_KINDS = ("ModelCalled", "ModelReplied", "Compacted", "ToolReturned")
 class Texts:
     """Finds the texts of one run, and keeps those of sources."""
 
-    def __init__(self, store: LogStore, run: str) -> None:
+    def __init__(self, store: LogReader, run: str) -> None:
         self._store = store
         self._run = run
         self._sources: dict[str, str] = {}

@@ -27,8 +27,11 @@ LONGER = {
     "events/catalogue.py": "the catalogue is one file on purpose",
 }
 
-RUNS_ONLY_WHERE_THERE = {"trio"}
-"""Imported only while its own loop runs."""
+RUNS_ONLY_WHERE_THERE = {"trio", "pytest"}
+"""Imported only while its own loop runs, or by pytest itself."""
+
+USED_EXTRAS = ("otel",)
+"""Extras that the package imports late, with a line that says how to install them."""
 
 BROUGHT = {"transformers", "tokenizers"}
 """What a declared distribution always brings: mlx-lm the first, and that one the second."""
@@ -149,10 +152,9 @@ def test_the_lower_folders_import_without_the_rest(folder):
 
 def test_what_is_imported_is_declared():
     """A plain install brings all that the package imports; what only the tests need hides nothing."""
-    declared = {
-        re.split(r"[^\w-]", wanted, maxsplit=1)[0].lower()
-        for wanted in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
-    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = [wanted for extra in USED_EXTRAS for wanted in project["optional-dependencies"][extra]]
+    declared = {re.split(r"[^\w-]", wanted, maxsplit=1)[0].lower() for wanted in [*project["dependencies"], *extras]}
     names = {imported.split(".")[0] for name in MODULES for imported in imports(name)}
     foreign = names - set(sys.stdlib_module_names) - {"treering"} - RUNS_ONLY_WHERE_THERE
     brought_by = packages_distributions()

@@ -204,3 +204,115 @@ def test_what_memory_cannot_show_is_one_line(call, arguments, expected):
     assert (code, out) == (2, "")
     assert expected in err
     assert err.count("\n") == 1
+
+
+def test_a_diff_says_where_two_runs_parted(call):
+    """In words and as JSON; of a run with itself there is nothing to say."""
+    first = json.loads(_start(call, "--agent", "digest")[1])["run"]
+    events = [json.loads(line) for line in call("events", "last", "--json")[1].splitlines()]
+    reply = [event["seq"] for event in events if event["kind"] == "ModelReplied"][-1]
+    fork = json.loads(call("fork", "last", "--set", f"{reply}=Ines kept a parrot.", "--start", "--json")[1])["run"]
+    code, out, err = call("diff", first, fork)
+    assert (code, err) == (0, "")
+    assert "+Ines kept a parrot." in out
+    assert f"a person set this outcome in B (in place of event {reply})" in out
+    found = json.loads(call("diff", first, fork, "--json")[1])
+    assert {"equal", "shared", "a", "b", "differences", "only_a", "only_b", "memory"} == found.keys()
+    assert found["differences"][0]["a"] == reply
+    code, out, _ = call("diff", first, first)
+    assert code == 0
+    assert "equal" in out
+    assert call("diff", first, "zzzz")[0] == 2
+
+
+def test_an_exported_run_is_taken_in_elsewhere_and_asked_again(call):
+    """Out of one store and into another: verified, replayed by asking, exported again as the same file."""
+    run = json.loads(_start(call)[1])["run"]
+    code, _, err = call("export", "last", "--to", "jsonl", "--out", "run.jsonl")
+    assert code == 0, err
+    assert call("export", "last")[1] == (call.folder / "run.jsonl").read_text()
+    code, out, err = call("import", "run.jsonl", "--store", "other.db", "--json")
+    assert code == 0, err
+    assert json.loads(out)["run"] == run
+    assert call("verify", run, "--store", "other.db")[0] == 0
+    assert call("export", run, "--store", "other.db")[1] == (call.folder / "run.jsonl").read_text()
+    assert json.loads(call("ask", run, "Who kept it?", "--store", "other.db", "--json")[1])["status"] == "finished"
+    (call.folder / "half.jsonl").write_text((call.folder / "run.jsonl").read_text()[:3000])
+    code, out, err = call("import", "half.jsonl", "--store", "third.db")
+    assert (code, out) == (2, "")
+    assert "truncated" in err
+    assert call("runs", "--store", "third.db")[1] == ""
+
+
+def test_spans_go_to_a_file_and_a_missing_sdk_is_one_line(call):
+    """One JSON object a line; without the extra, the line says how to install it."""
+    _start(call)
+    code, out, err = call("export", "last", "--to", "otel", "--texts", "--out", "spans.jsonl")
+    assert (code, out) == (0, ""), err
+    spans = [json.loads(line) for line in (call.folder / "spans.jsonl").read_text().splitlines()]
+    assert spans[-1]["name"] == "invoke_agent reader"
+    assert spans[-1]["parent_id"] is None
+    program = (
+        "import sys; sys.modules['opentelemetry.sdk'] = None\n"
+        "from treering.cli.main import code_of\n"
+        "sys.exit(code_of(['export', 'last', '--to', 'otel']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=call.folder, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "treering[otel]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_log_of_another_program_is_looked_at_and_not_resumed(call):
+    """Import, runs, show and events work; ask, resume and fork --start say in one line why not; a bad file too."""
+    said = {
+        "type": "assistant",
+        "message": {"id": "m", "model": "x", "content": [{"type": "text", "text": "Varga."}]},
+    }
+    lines = [{"type": "user", "message": {"content": "Who kept a parrot?"}}, said]
+    (call.folder / "session.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, out, err = call("import", "session.jsonl")
+    assert code == 0, err
+    assert "imported" in call("runs")[1]
+    assert "answer: Varga." in call("show", "last")[1]
+    assert "Who kept a parrot?" in call("show", "last", "--call", "3")[1]
+    for command in (("ask", "last", "And now?"), ("resume", "last"), ("fork", "last", "--at", "3", "--start")):
+        code, out, err = call(*command)
+        assert code == 2
+        assert "imported from claude-code" in err
+        assert "Traceback" not in err
+    (call.folder / "empty.jsonl").write_text("")
+    code, out, err = call("import", "empty.jsonl", "--store", "none.db")
+    assert (code, out) == (2, "")
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_bisect_finds_the_reply_that_made_the_answer_go_bad(call):
+    """With a check of the shell that reads the answer; one that cannot be run, or tells nothing, is one line."""
+    (call.folder / "mine.py").write_text(
+        "async def boss(task, goal):\n"
+        "    parts = await task.gather(*(task.spawn(worker, f'{goal} {n}') for n in range(4)))\n"
+        "    await task.generate('Decide: ' + ' '.join(parts), max_tokens=60)\n"
+        "    return ' '.join(parts)\n\n\n"
+        "async def worker(task, goal):\n"
+        "    return (await task.generate(f'Think {goal}', max_tokens=20)).text\n"
+    )
+    good = json.loads(call("run", "part", "--agent", "mine:boss", "--model", "scripted", "--json")[1])["run"]
+    events = [json.loads(line) for line in call("events", good, "--json")[1].splitlines()]
+    seqs = [event["seq"] for event in events if event["kind"] == "ModelReplied"]
+    edits = [f"--set={seqs[0]}=harmless", f"--set={seqs[1]}=a poison", f"--set={seqs[2]}=harmless too"]
+    bad = json.loads(call("fork", good, *edits, "--start", "--json")[1])["run"]
+    check = 'test -n "$RUN" && test "$STATUS" = finished && ! grep -q poison'
+    code, out, err = call("bisect", good, bad, "--check", check)
+    assert code == 0, err
+    assert "task 1.2, op 1: this reply makes the result go bad" in out
+    assert "+a poison" in out
+    assert f"treering fork {good} --set '{seqs[1]}=a poison' --start" in out
+    found = json.loads(call("bisect", good, bad, "--check", check, "--json")[1])
+    assert found["culprit"]["a"] == seqs[1]
+    for bad_check, expected in (("no-such-command-xyz", "can be run"), ("true", "found that it passes")):
+        code, out, err = call("bisect", good, bad, "--check", bad_check)
+        assert (code, out) == (2, "")
+        assert expected in err
