@@ -14,6 +14,7 @@ from treering.events.catalogue import (
     Evicted,
     Failure,
     InputAdded,
+    MemoryRef,
     MessageReceived,
     ModelCalled,
     ModelReplied,
@@ -33,6 +34,7 @@ from treering.events.catalogue import (
     TaskSpawned,
     ToolCalled,
     ToolReturned,
+    Used,
 )
 
 __all__ = ["describe", "short_name"]
@@ -51,7 +53,7 @@ def describe(event: Event | None) -> str:
             return _of_task(event)
         case ModelCalled() | ModelReplied() | ToolCalled() | ToolReturned() | Sampled():
             return _of_call(event)
-        case Compacted() | Remembered() | Recalled() | Evicted() | Revived():
+        case Compacted() | Remembered() | Recalled() | Used() | Evicted() | Revived():
             return _of_memory(event)
         case _:
             assert_never(event)
@@ -115,7 +117,7 @@ def _of_call(event: ModelCalled | ModelReplied | ToolCalled | ToolReturned | Sam
             return f"{event.what} {_json(event.value)}"
 
 
-def _of_memory(event: Compacted | Remembered | Recalled | Evicted | Revived) -> str:
+def _of_memory(event: Compacted | Remembered | Recalled | Used | Evicted | Revived) -> str:
     match event:
         case Compacted():
             return (
@@ -126,6 +128,8 @@ def _of_memory(event: Compacted | Remembered | Recalled | Evicted | Revived) -> 
             return f"{event.id} {_text(event.text)}"
         case Recalled():
             return f"{len(event.hits)} {'hit' if len(event.hits) == 1 else 'hits'} for {_text(event.query)}"
+        case Used():
+            return ", ".join(ref.id for ref in event.refs if isinstance(ref, MemoryRef)) or "no memory"
         case Evicted():
             return f"{event.id}, {event.cause.reason}"
         case Revived():

@@ -25,6 +25,7 @@ __all__ = [
     "HitRecord",
     "InputAdded",
     "Limits",
+    "LogSpan",
     "Loss",
     "MemoryRef",
     "MessageReceived",
@@ -51,6 +52,7 @@ __all__ = [
     "ToolCalled",
     "ToolReturned",
     "Usage",
+    "Used",
 ]
 
 
@@ -94,8 +96,22 @@ class MemoryRef(_Value, frozen=True, tag="memory"):
     id: str
 
 
-Ref = SourceSpan | MemoryRef
-Part = str | SourceSpan | MemoryRef
+class LogSpan(_Value, frozen=True, tag="log"):
+    """Characters `start` to `end` of a text that an op brought into the log.
+
+    `what` is `prompt` (what was said to a model, references left out), `reply`, `summary` (of a compaction) or
+    `result` (of a tool).
+    """
+
+    task: str
+    op: int
+    what: str
+    start: int
+    end: int
+
+
+Ref = SourceSpan | MemoryRef | LogSpan
+Part = str | SourceSpan | MemoryRef | LogSpan
 """A piece of a message: its own text, or a reference to text that the log already holds."""
 
 
@@ -183,11 +199,16 @@ class Edit(_Value, frozen=True):
 
 
 class HitRecord(_Value, frozen=True):
-    """One answer of a recall, without its text. `tier` is `hot`, `cold` or `source`."""
+    """One answer of a recall, without its text. `tier` is `hot`, `cold`, `source` or `log`.
+
+    `task` is the path of the task that wrote it, `refs` what a memory was made from, as far as its reader knew.
+    """
 
     ref: Ref
     score: float
     tier: str
+    task: str = ""
+    refs: tuple[Ref, ...] = ()
 
 
 class Loss(_Value, frozen=True):
@@ -399,10 +420,20 @@ class Remembered(_Value, frozen=True):
 
 
 class Recalled(_Value, frozen=True):
-    """An agent looked something up. The memories among `hits` are accessed by it, in this order."""
+    """An agent looked something up. With `accessed`, the memories among `hits` are accessed by it, in this order;
+    otherwise they were only shown, and those are accessed that enter the task's window or are `Used`.
+    """
 
     query: str
     hits: tuple[HitRecord, ...]
+    request: str = ""
+    accessed: bool = True
+
+
+class Used(_Value, frozen=True):
+    """What an answer of the agent's rests on. The memories among `refs` are accessed by it, in this order."""
+
+    refs: tuple[Ref, ...]
     request: str = ""
 
 
@@ -462,6 +493,7 @@ Event = (
     | Compacted
     | Remembered
     | Recalled
+    | Used
     | Evicted
     | Revived
     | Sampled

@@ -5,8 +5,9 @@ eviction alone (`due` says what a policy wants; the event makes it so). Invarian
 function of its own ops and those of the children that it joined, never of what its siblings are doing.
 
 A scope is a task's own memory; the trunk (scope "") is that of the roots. A view is a path of (scope,
-version): an item is visible if some scope on the path holds it at that version. A child's effects wait in
-its scope, in order, until its parent takes the result.
+version): an item is visible if some scope on the path holds it at that version, and so is what is known of it
+(who wrote it, what it was made from). A child's effects wait in its scope, in order, until its parent takes the
+result.
 """
 
 from bisect import bisect_right
@@ -14,31 +15,48 @@ from hashlib import blake2b
 
 import msgspec
 
-from treering.events.catalogue import Ref
+from treering.events.catalogue import MemoryRef, Ref, SourceSpan
 from treering.memory.retention import Queue, Retention
 
-__all__ = ["TRUNK", "Hierarchy", "Memory", "Scope", "View", "memory_id", "normalise"]
+__all__ = ["TRUNK", "Hierarchy", "Memory", "Scope", "View", "Written", "memory_id", "normalise"]
 
 TRUNK = ""
 """The scope of the roots."""
 
-_TICK, _WRITE, _ACCESS, _PIN = 0, 1, 2, 3
+_TICK, _WRITE, _ACCESS = 0, 1, 2
 
 View = list[tuple[str, int]]
 """(scope, version) from the task's own scope up to the trunk."""
+
+
+class Written(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """That a memory was written, as the scope `scope` holds it since its version `version`.
+
+    `clock` is that scope's token clock then, `task` and `op` say who wrote it, `seq` is the event.
+    """
+
+    scope: str = TRUNK
+    version: int = 0
+    clock: int = 0
+    task: str = ""
+    op: int = 0
+    seq: int = 0
+    refs: tuple[Ref, ...] = ()
+    pinned: bool = False
 
 
 class Memory(msgspec.Struct, gc=False):
     """One memory. `placed` holds, per scope, the versions at which it became hot, cold, hot, ... (in tuples: the
     garbage collector soon leaves those alone, which is a third of the time to open a long run).
 
-    `accessed` is its last access on the trunk's clock, `count` the number of accesses there.
+    `accessed` is its last access on the trunk's clock, `count` the number of accesses there, `pinned` whether
+    the trunk holds it pinned. `writes` are the first write in each scope and those that added to what is known.
     """
 
     id: str
     text: str
     tokens: int
-    refs: tuple[Ref, ...] = ()
+    writes: tuple[Written, ...] = ()
     pinned: bool = False
     accessed: int = 0
     count: int = 0
@@ -46,10 +64,12 @@ class Memory(msgspec.Struct, gc=False):
 
 
 class Scope(msgspec.Struct, gc=False):
-    """A task's own memory. `pending` are effects for its parent: (kind, id, tokens)."""
+    """A task's own memory. `pending` are effects for its parent: (kind, id, tokens); `clock` is the parent's at its
+    spawn and what ticked in the scope since."""
 
     parent: str
     parent_version: int
+    clock: int = 0
     version: int = 0
     pending: list[tuple[int, str, int]] = []
 
@@ -58,7 +78,10 @@ class Hierarchy(msgspec.Struct):
     """All memories of a run, all scopes, and the trunk's clock.
 
     `queue` is what the retention policy may evict; `held` left it because the live root's window points at
-    them; `revivable` are cold memories that were accessed and whose revival is not yet recorded.
+    them; `revivable` are cold memories that were accessed and whose revival is not yet recorded. `turns` names
+    for each version of the trunk the memory that became hot or cold then ("" where only what is known of one
+    changed), so that whoever follows the trunk need not look at all of it; `shared` are memories that several tasks
+    wrote.
     """
 
     memories: dict[str, Memory] = {}
@@ -68,37 +91,44 @@ class Hierarchy(msgspec.Struct):
     queue: Queue = {}
     held: list[str] = []
     revivable: list[str] = []
+    turns: list[str] = []
+    shared: list[str] = []
 
     # --- effects of one task ------------------------------------------------------------------------
 
     def open(self, scope: str, parent: str) -> None:
         """A child begins: it sees its parent's memory as it is now."""
-        self.scopes[scope] = Scope(parent, self._version(parent))
+        self.scopes[scope] = Scope(parent, self._version(parent), self.clock_of(parent))
 
     def tick(self, scope: str, tokens: int) -> None:
         """`tokens` entered a window of this scope, or were generated in it."""
         if scope == TRUNK:
             self.clock += tokens
         elif tokens:
+            self.scopes[scope].clock += tokens
             pending = self.scopes[scope].pending
             if pending and pending[-1][0] == _TICK:
                 pending[-1] = (_TICK, "", pending[-1][2] + tokens)
             else:
                 pending.append((_TICK, "", tokens))
 
-    def remember(self, scope: str, id: str, text: str, tokens: int, refs: tuple[Ref, ...], pinned: bool) -> None:
+    def remember(
+        self,
+        scope: str,
+        id: str,
+        text: str,
+        tokens: int,
+        refs: tuple[Ref, ...],
+        pinned: bool,
+        task: str = "",
+        op: int = 0,
+        seq: int = 0,
+    ) -> None:
         """A memory is written in this scope; one that the scope's view already holds is accessed instead."""
         memory = self.memories.get(id)
         if memory is None:
-            memory = self.memories[id] = Memory(id, text, tokens, refs)
-        else:
-            memory.refs += tuple(ref for ref in refs if ref not in memory.refs)
-        if self._sees(scope, memory):
-            self.access(scope, id)
-        else:
-            self._write(scope, memory)
-        if pinned:
-            self._pin(scope, memory)
+            memory = self.memories[id] = Memory(id, text, tokens)
+        self._write(scope, memory, Written(task=task, op=op, seq=seq, refs=refs, pinned=pinned))
 
     def access(self, scope: str, id: str) -> None:
         """A memory was used in this scope."""
@@ -122,12 +152,13 @@ class Hierarchy(msgspec.Struct):
         for kind, id, tokens in scope.pending:
             if kind == _TICK:
                 self.tick(parent, tokens)
-            elif kind == _PIN:
-                self._pin(parent, self.memories[id])
-            elif kind == _ACCESS or self._sees(parent, memory := self.memories[id]):
+            elif kind == _ACCESS:
                 self.access(parent, id)
             else:
-                self._write(parent, memory)
+                memory = self.memories[id]
+                wrote, memory.writes = _part(memory.writes, child)
+                memory.placed.pop(child, None)  # nobody's view goes through the child's scope any more
+                self._write(parent, memory, wrote)
 
     # --- the trunk ------------------------------------------------------------------------------------
 
@@ -173,6 +204,15 @@ class Hierarchy(msgspec.Struct):
             mixed.update(f"{id} {self.is_hot(id)} {memory.pinned} {memory.accessed} {memory.count}\n".encode())
         return mixed.hexdigest()
 
+    def view_digest(self, view: View) -> str:
+        """A digest of what a view holds: its memories, which are hot, who wrote them and from what."""
+        mixed = blake2b(str(self.clock_of(view[0][0])).encode(), digest_size=20)
+        for id in sorted(self.memories):
+            if (state := self.state(id, view)) is not None:
+                known = [(one.task, one.op, one.clock, one.refs, one.pinned) for one in self.written(id, view)]
+                mixed.update(f"{id} {state} {known}\n".encode())
+        return mixed.hexdigest()
+
     # --- views ----------------------------------------------------------------------------------------
 
     def view(self, scope: str) -> View:
@@ -198,43 +238,119 @@ class Hierarchy(msgspec.Struct):
                 found = "cold"
         return found
 
-    def _turn(self, memory: Memory) -> None:
-        self.trunk_version += 1
-        memory.placed[TRUNK] += (self.trunk_version,)
+    def written(self, id: str, view: View) -> list[Written]:
+        """The writes of a memory that a view holds, the trunk's first: who, when and what it was made from."""
+        writes = self.memories[id].writes
+        return [
+            one
+            for scope, version in reversed(view)
+            for one in writes
+            if one.scope == scope and one.version <= version
+        ]
 
-    def _sees(self, scope: str, memory: Memory) -> bool:
-        if scope == TRUNK:
-            return TRUNK in memory.placed  # every version of the trunk so far
-        return self.state(memory.id, self.view(scope)) is not None
+    def provenance(self, id: str, view: View) -> tuple[Ref, ...]:
+        """What a memory was made from, as far as a view knows."""
+        return tuple(dict.fromkeys(ref for one in self.written(id, view) for ref in one.refs))
+
+    def origins(self, id: str, view: View) -> set[str]:
+        """Digests of the sources that a memory comes from, also by way of other memories."""
+        found: set[str] = set()
+        reached, waiting = {id}, [id]
+        while waiting:
+            for ref in self.provenance(waiting.pop(), view):
+                if isinstance(ref, SourceSpan):
+                    found.add(ref.source)
+                elif isinstance(ref, MemoryRef) and ref.id in self.memories and ref.id not in reached:
+                    reached.add(ref.id)
+                    waiting.append(ref.id)
+        return found
+
+    def accesses(self, scope: str) -> list[str]:
+        """Ids of the memories whose accesses in a scope wait for its parent, in order; none in the trunk."""
+        pending = self.scopes[scope].pending if scope != TRUNK else []
+        return [id for kind, id, _ in pending if kind == _ACCESS]
+
+    def own(self, scope: str, version: int) -> list[str]:
+        """Ids of what a task that is not yet joined had written at a version of its scope."""
+        ids = dict.fromkeys(id for kind, id, _ in self.scopes[scope].pending if kind == _WRITE)
+        return [id for id in ids if (turns := self.memories[id].placed.get(scope)) and turns[0] <= version]
+
+    def clock_of(self, scope: str) -> int:
+        """The token clock as a task with this scope knows it."""
+        return self.clock if scope == TRUNK else self.scopes[scope].clock
 
     def _version(self, scope: str) -> int:
         return self.trunk_version if scope == TRUNK else self.scopes[scope].version
 
-    def _write(self, scope: str, memory: Memory) -> None:
-        if scope == TRUNK:
-            self.trunk_version += 1
-            memory.placed[TRUNK] = (self.trunk_version,)
-            memory.accessed = self.clock
-            if not memory.pinned and memory.id not in self.held:
-                self.queue[memory.id] = self.clock
-        else:
-            own = self.scopes[scope]
-            own.version += 1
-            memory.placed.setdefault(scope, (own.version,))
-            own.pending.append((_WRITE, memory.id, 0))
+    def _turn(self, memory: Memory) -> None:
+        memory.placed[TRUNK] += (self._advance(TRUNK, memory.id),)
 
-    def _pin(self, scope: str, memory: Memory) -> None:
-        # Like a write, it waits for the join: what the trunk evicts must not depend on how far a child has come.
-        if scope == TRUNK:
-            memory.pinned = True
-            self.queue.pop(memory.id, None)
+    def _sees(self, scope: str, memory: Memory) -> bool:
+        if not memory.placed or scope == TRUNK:
+            return TRUNK in memory.placed  # every version of the trunk so far
+        return self.state(memory.id, self.view(scope)) is not None
+
+    def _advance(self, scope: str, turned: str = "") -> int:
+        """The next version of a scope; in the trunk, with the memory that turned hot or cold."""
+        if scope != TRUNK:
+            self.scopes[scope].version += 1
+            return self.scopes[scope].version
+        self.turns.append(turned)
+        self.trunk_version += 1
+        return self.trunk_version
+
+    def _write(self, scope: str, memory: Memory, wrote: Written) -> None:
+        known = self._sees(scope, memory)
+        if known and not self._adds(memory.id, wrote, self.view(scope)):
+            self.access(scope, memory.id)
+            return
+        version = self._advance(scope, "" if known else memory.id)
+        by = (wrote.task, wrote.op, wrote.seq, wrote.refs, wrote.pinned)
+        placed = Written(scope, version, self.clock_of(scope), *by)
+        if memory.writes:
+            if any(one.task != wrote.task for one in memory.writes) and memory.id not in self.shared:
+                self.shared.append(memory.id)
+            memory.writes = (*memory.writes, placed)
         else:
-            self.scopes[scope].pending.append((_PIN, memory.id, 0))
+            memory.writes = (placed,)
+        if not known:
+            memory.placed[scope] = (version,)
+        if scope != TRUNK:
+            self.scopes[scope].pending.append((_WRITE, memory.id, 0))  # an access too, once it is merged
+            return
+        memory.pinned = memory.pinned or wrote.pinned
+        if known:
+            self.access(scope, memory.id)
+        else:
+            memory.accessed = self.clock
+            if memory.id not in self.held:
+                self.queue[memory.id] = self.clock
+        if memory.pinned:
+            self.queue.pop(memory.id, None)
+
+    def _adds(self, id: str, wrote: Written, view: View) -> bool:
+        """Whether a write says of a known memory what its view does not know."""
+        known = self.written(id, view)
+        if wrote.pinned and not any(one.pinned for one in known):
+            return True
+        return not {ref for one in known for ref in one.refs}.issuperset(wrote.refs)
+
+
+def _part(writes: tuple[Written, ...], scope: str) -> tuple[Written, tuple[Written, ...]]:
+    """The first of these in a scope, and the others."""
+    if len(writes) == 1:
+        return writes[0], ()
+    first = next(one for one in writes if one.scope == scope)
+    return first, tuple(one for one in writes if one is not first)
 
 
 def normalise(text: str) -> str:
-    """A memory's text with white space at its ends and doubled blanks gone: what its id is made from."""
-    return " ".join(text.split())
+    """A memory's text as it is kept: without white space at its ends, and in one line without doubled blanks.
+
+    Several lines stay as they are, since their blanks may mean something.
+    """
+    stripped = text.strip()
+    return stripped if len(stripped.splitlines()) > 1 else " ".join(stripped.split())
 
 
 def memory_id(text: str) -> str:

@@ -1,30 +1,27 @@
-"""Recall: what a view holds that a query is about.
+"""Recall: what is asked and what is answered.
 
-Owns the index over memories and over the passages of sources, and the order in which tiers answer. It calls no
-model and reads no store. The index is a cache of the folded state. Invariant: hits and their order are a
-function of the view and the query, never of the order in which siblings wrote.
+Owns the shape of a query and of a hit, and says which queries make no sense. What a query finds is decided in
+`treering.memory.finding`; this part is loaded by every command, and stays light.
 """
 
-from bisect import bisect_right
 from collections.abc import Callable
 
 import msgspec
 
-from treering.events.catalogue import HitRecord, MemoryRef, Ref, SourceSpan
-from treering.memory.hierarchy import Hierarchy, View
-from treering.memory.lexical import LexicalIndex
-from treering.memory.passages import Passage, cut
+from treering.events.catalogue import Ref
+from treering.events.errors import UsageError
 
-__all__ = ["Hit", "RecallIndex"]
+__all__ = ["Hit", "Past", "Query", "check_unicode", "is_under"]
 
-_SPARE = 16
-"""How many more candidates than asked for are ranked, so that ties at the end are broken by content."""
+Past = Callable[[str], int]
+"""For a task, the number below which its ops are in the past of whoever asks; 0 where nothing is."""
 
 
 class Hit(msgspec.Struct, frozen=True):
-    """One answer of a recall: its text, where it stands, and which tier gave it (`hot`, `cold`, `source`).
+    """One answer of a recall: its text, where it stands, and which tier gave it (`hot`, `cold`, `source`, `log`).
 
-    `name` is the source's name and `heading` the trail of headings above a passage.
+    `task` wrote it. `name` is the source's name and `heading` the trail of headings above a passage. `refs` are what
+    a memory was made from.
     """
 
     ref: Ref
@@ -33,70 +30,57 @@ class Hit(msgspec.Struct, frozen=True):
     tier: str
     name: str = ""
     heading: str = ""
+    task: str = ""
+    refs: tuple[Ref, ...] = ()
 
 
-class RecallIndex:
-    """An index that follows a run's state as memories and sources are added to it."""
+class Query(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is looked for: at most `k` memories and `k` passages about `text`.
 
-    def __init__(self) -> None:
-        self._memories = LexicalIndex()
-        self._ids: list[str] = []
-        self._passages = LexicalIndex()
-        self._spans: list[SourceSpan] = []
-        self._sources: dict[str, tuple[str, list[Passage]]] = {}
+    `over` is `memory`, `sources` or `all`; with `deep`, also `k` texts of the log itself, windows that are gone
+    included. Filters: written by `task` or a task below it; from `source` (a passage of it, or made from one), by name
+    or digest; written at least `min_age_tokens` and at most `max_age_tokens` ago on the token clock. (Not by event:
+    where siblings run, numbers of events are a matter of timing.) Sources have neither writer nor age, and texts of
+    the log no source or age: filters on these leave them out. Raises UsageError for what makes no sense.
+    """
+
+    text: str
+    k: int = 5
+    over: str = "all"
+    task: str = ""
+    source: str = ""
+    min_age_tokens: int = 0
+    max_age_tokens: int | None = None
+    deep: bool = False
+
+    def __post_init__(self) -> None:
+        check_unicode(self.text)
+        if self.over not in ("memory", "sources", "all"):
+            raise UsageError(f"expected over to be memory, sources or all, found {self.over!r}")
+        if self.k < 0:
+            raise UsageError(f"expected k to be 0 or more, found {self.k}")
+        if self.max_age_tokens is not None and self.max_age_tokens < self.min_age_tokens:
+            raise UsageError(
+                f"expected ages from {self.min_age_tokens} tokens up, found at most {self.max_age_tokens}; swap them"
+            )
 
     @property
-    def sources(self) -> int:
-        """How many sources are indexed. Sources are only ever added."""
-        return len(self._sources)
+    def has_age(self) -> bool:
+        """Whether it asks for an age."""
+        return self.min_age_tokens > 0 or self.max_age_tokens is not None
 
-    def add_source(self, digest: str, name: str, text: str) -> None:
-        """Cut a source into passages and index them."""
-        passages = cut(text)
-        self._sources[digest] = (name, passages)
-        for passage in passages:
-            self._passages.add(len(self._spans), text[passage.start : passage.end], f"{passage.heading} {name}")
-            self._spans.append(SourceSpan(digest, passage.start, passage.end))
 
-    def passages(self, digest: str) -> list[SourceSpan]:
-        """The passages of one source, in order."""
-        _, passages = self._sources.get(digest, ("", []))
-        return [SourceSpan(digest, passage.start, passage.end) for passage in passages]
+def check_unicode(text: str) -> None:
+    """Raises UsageError for text that no log can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"expected text in valid Unicode, found half a character at {error.start}; decode its bytes with "
+            "errors='replace'"
+        ) from None
 
-    def recall(self, hierarchy: Hierarchy, view: View, query: str, k: int, over: str) -> list[HitRecord]:
-        """The best `k` of each of the tiers that `over` names: `memory`, `sources` or `all`.
 
-        Hot memories first; cold ones only fill what hot ones leave free; then passages of sources.
-        """
-        found: list[HitRecord] = []
-        if over in ("memory", "all"):
-            self._follow(hierarchy)
-            states = {id: hierarchy.state(id, view) for id in self._ids}
-            for tier in ("hot", "cold"):
-                if len(found) < k:
-                    found += self._search_memories(query, k - len(found), tier, states)
-        if over in ("sources", "all"):
-            found += self._search_sources(query, k)
-        return found
-
-    def describe(self, ref: Ref) -> tuple[str, str]:
-        """The name of the source a passage stands in, and the headings above it."""
-        if not isinstance(ref, SourceSpan):
-            return "", ""
-        name, passages = self._sources.get(ref.source, ("", []))
-        at = bisect_right(passages, ref.start, key=lambda passage: passage.start) - 1
-        return name, passages[at].heading if at >= 0 and ref.start < passages[at].end else ""
-
-    def _follow(self, hierarchy: Hierarchy) -> None:
-        for id in list(hierarchy.memories)[len(self._ids) :]:
-            self._memories.add(len(self._ids), hierarchy.memories[id].text)
-            self._ids.append(id)
-
-    def _search_memories(self, query: str, k: int, tier: str, states: dict[str, str | None]) -> list[HitRecord]:
-        visible: Callable[[int], bool] = lambda doc: states[self._ids[doc]] == tier  # noqa: E731
-        ranked = self._memories.search(query, k + _SPARE, visible)
-        ordered = sorted(((-score, self._ids[doc]) for doc, score in ranked))
-        return [HitRecord(MemoryRef(id), -negative, tier) for negative, id in ordered[:k]]
-
-    def _search_sources(self, query: str, k: int) -> list[HitRecord]:
-        return [HitRecord(self._spans[doc], score, "source") for doc, score in self._passages.search(query, k)]
+def is_under(path: str, task: str) -> bool:
+    """Whether `path` is `task` or a task below it."""
+    return path == task or (path.startswith(task) and path[len(task)] in ".~")

@@ -62,7 +62,7 @@ def prompt_of(store: LogStore, run: str, seq: int) -> Prompt:
         raise UsageError(f"expected the call that event {seq} answers, found none: its body was destroyed")
     state = state_at(store, run, call_seq - 1)
     window = state.tasks[header.task].window
-    texts = Texts(store)
+    texts = Texts(store, run)
 
     def text_of(ref: Ref) -> str:
         return texts.of(ref, state.memory)

@@ -27,6 +27,7 @@ from treering.events.catalogue import (
     TaskSpawned,
     ToolCalled,
     ToolReturned,
+    Used,
 )
 
 __all__ = ["Ended", "Journal", "OpRecord", "Reuse"]
@@ -40,6 +41,7 @@ _OUTCOMES = (
     ToolReturned,
     Remembered,
     Recalled,
+    Used,
     Sampled,
 )
 

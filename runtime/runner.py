@@ -6,7 +6,6 @@ after a crash at any instant, `Runner` on the same log goes on from what is on d
 """
 
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import Any
 
 import anyio
@@ -15,7 +14,6 @@ from anyio.lowlevel import checkpoint_if_cancelled
 
 from treering.events.catalogue import (
     Failure,
-    HitRecord,
     MessageReceived,
     ModelReplied,
     Ref,
@@ -34,12 +32,12 @@ from treering.events.errors import Divergence, StoreError, TreeringError, UsageE
 from treering.events.in_memory import InMemoryStore
 from treering.events.log import Blob, Lease, LogStore, RunRow
 from treering.memory.compaction import extract
-from treering.memory.recall import Hit, RecallIndex
 from treering.memory.retention import parse_retention
 from treering.runtime.engine import Engine, Message, StreamText
 from treering.runtime.errors import NotRunInFork, OutcomeUnknown, ReplayEnded
 from treering.runtime.forking import fork_run
 from treering.runtime.journal import Ended, Journal, Reuse
+from treering.runtime.recalling import Recaller
 from treering.runtime.registry import AgentFunction, Agents
 from treering.runtime.retries import RetryPolicy
 from treering.runtime.seams import InlineWriter, Seams, ThreadWriter, World, Writer, new_run_id
@@ -147,8 +145,8 @@ class Runner:
         self._stream = stream
         self._take_over = take_over
         self._lease: Lease | None = None
-        self.texts = Texts(store)
-        self._index: RecallIndex | None = None
+        self.texts = Texts(store, run)
+        self.recaller = Recaller(store, run, self.texts)
         self._running: dict[str, _Running] = {}
         self._fatal: BaseException | None = None
         self._scope: anyio.CancelScope | None = None
@@ -497,19 +495,6 @@ class Runner:
     def keep_blob(self, blob: Blob) -> None:
         """A blob that shall be committed with the next event."""
         self.sequencer.keep(blob)
-
-    def index(self) -> RecallIndex:
-        """The recall index, with all sources so far. A cache of the state."""
-        if self._index is None:
-            self._index = RecallIndex()
-        for source in islice(self.state.sources.values(), self._index.sources, None):
-            self._index.add_source(source.source, source.name, self.texts.source(source.source))
-        return self._index
-
-    def hit(self, record: HitRecord) -> Hit:
-        """A recorded hit, with its text."""
-        name, heading = self.index().describe(record.ref)
-        return Hit(record.ref, self.text(record.ref), record.score, record.tier, name, heading)
 
     async def read_input(self, path: str, root: str | None) -> Any:
         """Read a file as text, off the event loop."""

@@ -8,7 +8,7 @@ Effects of an op on window and memory are applied in the order of op numbers, wh
 recorded in: an outcome that comes early waits in `TaskState.waiting` until those before it are there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, assert_never
 
 import msgspec
@@ -40,6 +40,7 @@ from treering.events.catalogue import (
     TaskSpawned,
     ToolCalled,
     ToolReturned,
+    Used,
 )
 from treering.events.codec import decode_body, to_json
 from treering.memory.hierarchy import TRUNK, Hierarchy
@@ -86,7 +87,8 @@ class Waiting(msgspec.Struct, gc=False):
 
 class TaskState(msgspec.Struct, gc=False):
     """One task. `pool` is the path of the task whose pool it draws on; `next_op` the first op whose effects
-    are not yet applied; `system` marks compactions and the like."""
+    are not yet applied; `system` marks compactions and the like; `joined` is the op of its parent that took its
+    result; `offered` are memories that it was shown: it accesses them when they enter its window."""
 
     path: str
     parent: str
@@ -105,6 +107,8 @@ class TaskState(msgspec.Struct, gc=False):
     cached_tokens: int = 0
     generated_tokens: int = 0
     window: Window | None = None
+    joined: int = 0
+    offered: list[str] = []
     calls: dict[int, Call] = {}
     waiting: dict[int, list[Waiting]] = {}
     result: str = ""
@@ -127,7 +131,7 @@ class Totals(msgspec.Struct, gc=False):
 
 
 class RunState(msgspec.Struct):
-    """Everything that can be known of a run at one event."""
+    """Everything that can be known of a run at one event. `readers` are the ops that read each source."""
 
     config: RunConfig
     seq: int = 0
@@ -138,6 +142,7 @@ class RunState(msgspec.Struct):
     roots: list[str] = []
     root_tasks: dict[str, int] = {}
     sources: dict[str, InputAdded] = {}
+    readers: dict[str, list[tuple[str, int]]] = {}
     memory: Hierarchy = msgspec.field(default_factory=Hierarchy)
     totals: Totals = msgspec.field(default_factory=Totals)
     asked: list[str] = []
@@ -215,6 +220,7 @@ def _release_calls(state: RunState) -> None:
 
 def _input_added(state: RunState, header: Header, event: InputAdded) -> None:
     state.sources.setdefault(event.source, event)
+    state.readers.setdefault(event.source, []).append((header.task, header.op))
     _close_op(state, header, event)
 
 
@@ -389,55 +395,71 @@ def _close_op(state: RunState, header: Header, event: Event) -> None:
             task.waiting.setdefault(op, []).append(Waiting(header, to_json(event)))
         return
     if (effect := _EFFECTS.get(type(event))) is not None:
-        effect(state, task, op, event)
+        effect(state, task, header, event)
     task.next_op = op + 1
     while task.waiting and (held := task.waiting.pop(task.next_op, None)):
         for one in held:
             late = decode_body(one.header.kind, one.header.version, one.body)
             if (effect := _EFFECTS.get(type(late))) is not None:
-                effect(state, task, task.next_op, late)
+                effect(state, task, one.header, late)
         task.next_op += 1
 
 
 # --- what an op does to its task's window and memory, and to the clock ----------------------------------------
 
 
-def _reply_enters(state: RunState, task: TaskState, op: int, event: ModelReplied) -> None:
-    call = task.calls.pop(op, None)
+def _reply_enters(state: RunState, task: TaskState, header: Header, event: ModelReplied) -> None:
+    call = task.calls.pop(header.op, None)
     if call is None or event.failure is not None:
         return
     called = call.called
     memory = state.memory
-    if not called.keep:
+    if called.keep:
+        if task.window is None:
+            task.window = Window()
+        memory.tick(scope_of(task), task.window.enter(header.op, called, event))
+    else:
         memory.tick(scope_of(task), event.tokens + sum(entry.tokens for entry in called.entries))
-        return
-    window = task.window
-    if window is None:
-        window = task.window = Window()
-    memory.tick(scope_of(task), window.enter(op, called, event))
-    if task.path == task.root and (more := memories_of(called.entries)):
+    if task.offered:
+        shown = [part for entry in called.entries for part in entry.parts if isinstance(part, MemoryRef)]
+        _access(state, task, [ref for ref in shown if ref.id in task.offered])
+    if called.keep and task.path == task.root and (more := memories_of(called.entries)):
         memory.hold(more.union(memory.held))
 
 
-def _child_joins(state: RunState, task: TaskState, op: int, event: TaskJoined) -> None:
+def _child_joins(state: RunState, task: TaskState, header: Header, event: TaskJoined) -> None:
     state.memory.join(event.child, scope_of(task))
+    state.tasks[event.child].joined = header.op
 
 
-def _memory_is_kept(state: RunState, task: TaskState, op: int, event: Remembered) -> None:
-    state.memory.remember(scope_of(task), event.id, event.text, event.tokens, event.refs, event.pinned)
+def _memory_is_kept(state: RunState, task: TaskState, header: Header, event: Remembered) -> None:
+    by = (task.path, header.op, header.seq)
+    state.memory.remember(scope_of(task), event.id, event.text, event.tokens, event.refs, event.pinned, *by)
 
 
-def _hits_are_accessed(state: RunState, task: TaskState, op: int, event: Recalled) -> None:
-    for hit in event.hits:
-        if isinstance(hit.ref, MemoryRef):
-            state.memory.access(scope_of(task), hit.ref.id)
+def _hits_are_shown(state: RunState, task: TaskState, header: Header, event: Recalled) -> None:
+    refs = [hit.ref for hit in event.hits if isinstance(hit.ref, MemoryRef)]
+    if event.accessed:
+        _access(state, task, refs)
+    else:
+        task.offered = list(dict.fromkeys([*task.offered, *(ref.id for ref in refs)]))
 
 
-_EFFECTS: dict[type[Any], Callable[[RunState, TaskState, int, Any], None]] = {
+def _found_is_used(state: RunState, task: TaskState, header: Header, event: Used) -> None:
+    _access(state, task, [ref for ref in event.refs if isinstance(ref, MemoryRef)])
+
+
+def _access(state: RunState, task: TaskState, refs: Iterable[MemoryRef]) -> None:
+    for ref in refs:
+        state.memory.access(scope_of(task), ref.id)
+
+
+_EFFECTS: dict[type[Any], Callable[[RunState, TaskState, Header, Any], None]] = {
     ModelReplied: _reply_enters,
     TaskJoined: _child_joins,
     Remembered: _memory_is_kept,
-    Recalled: _hits_are_accessed,
+    Recalled: _hits_are_shown,
+    Used: _found_is_used,
 }
 """Kinds without an entry here close their op, and that is all."""
 
@@ -451,7 +473,7 @@ def _check_union(event: Event) -> None:
             ...
         case ModelCalled() | ModelReplied() | ToolCalled() | ToolReturned() | Compacted():
             ...
-        case Remembered() | Recalled() | Evicted() | Revived() | Sampled() | Refused():
+        case Remembered() | Recalled() | Used() | Evicted() | Revived() | Sampled() | Refused():
             ...
         case _:
             assert_never(event)
@@ -475,6 +497,7 @@ _APPLY: dict[type[Any], Callable[[RunState, Header, Any], None]] = {
     Compacted: _compacted,
     Remembered: _close_op,
     Recalled: _close_op,
+    Used: _close_op,
     Evicted: _evicted,
     Revived: _revived,
     Sampled: _close_op,

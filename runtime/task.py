@@ -31,12 +31,12 @@ from treering.events.catalogue import (
     TaskSpawned,
     ToolCalled,
     ToolReturned,
+    Used,
 )
 from treering.events.codec import text_digest, to_json
-from treering.events.errors import UsageError
 from treering.events.log import Blob
-from treering.memory.hierarchy import memory_id
-from treering.memory.recall import Hit
+from treering.memory.hierarchy import memory_id, normalise
+from treering.memory.recall import Hit, Query, check_unicode
 from treering.runtime.calling import Answer, ModelCalls, Prompt, Say, ref_of
 from treering.runtime.digests import plain_digest, spawn_digest
 from treering.runtime.divergence import diverged
@@ -55,9 +55,10 @@ from treering.runtime.errors import (
 )
 from treering.runtime.journal import OpRecord
 from treering.runtime.ops import Op, abandon_all, prepare_all, run_together, run_until_first, settled
+from treering.runtime.recalling import past_of, sources_seen
 from treering.runtime.registry import AgentFunction
 from treering.runtime.seams import current_task
-from treering.runtime.state import TaskState, scope_of
+from treering.runtime.state import TaskState
 
 if TYPE_CHECKING:
     from treering.runtime.runner import Runner
@@ -101,6 +102,7 @@ class Task:
         self._spawned = 0
         self._open: dict[int, Op[Any]] = {}
         self._children: list[Child] = []
+        self._told: dict[str, tuple[Ref, ...]] = {}
         self._calls = ModelCalls(self, runner, window_tokens, keys)
         self._coroutine = current_task()
         self._deadline = anyio.current_effective_deadline()
@@ -396,15 +398,16 @@ class Task:
         return self._runner.text(ref)
 
     def provenance(self, memory: MemoryRef) -> tuple[Ref, ...]:
-        """What a memory was made from. Pure: the log holds it."""
-        return self._runner.state.memory.memories[memory.id].refs
+        """What a memory was made from, as far as this task was told: by a recall, or as it wrote it itself."""
+        return self._told.get(memory.id, ())
 
     # --- memory and inputs --------------------------------------------------------------------------------
 
     def remember(self, text: str, *, sources: Sequence[Ref | Hit] = (), pinned: bool = False) -> Op[MemoryRef]:
         """Keep `text`, with where it came from. The same text kept twice is one memory, used again."""
+        check_unicode(text)
         number = self._next()
-        refs = tuple(ref for ref in map(ref_of, sources) if not isinstance(ref, str))
+        refs = _refs(sources)
 
         kept: tuple[int, str] = (0, "")
 
@@ -416,46 +419,84 @@ class Task:
                 kept = record.seq, record.outcome.id
                 return
             self._runner.need_live(self.path, number, "remember")
-            tokens = self._runner.count(Message("user", text))
-            event = Remembered(memory_id(text), text, tokens, refs, pinned, request)
+            plain = normalise(text)
+            tokens = self._runner.count(Message("user", plain))
+            event = Remembered(memory_id(plain), plain, tokens, refs, pinned, request)
             kept = self._runner.sequencer.append(event, self.path, number)[0], event.id
 
         async def perform() -> MemoryRef:
-            await self._runner.sequencer.durable(kept[0])
-            return MemoryRef(kept[1])
+            seq, id = kept
+            await self._runner.sequencer.durable(seq)
+            self._told[id] = tuple(dict.fromkeys((*self._told.get(id, ()), *refs)))
+            return MemoryRef(id)
 
         return Op(self, number, "remember", perform, prepare)
 
-    def recall(self, query: str, k: int = 5, *, over: str = "all") -> Op[list[Hit]]:
+    def recall(
+        self,
+        query: str,
+        k: int = 5,
+        *,
+        over: str = "all",
+        task: str = "",
+        source: str = "",
+        min_age_tokens: int = 0,
+        max_age_tokens: int | None = None,
+        deep: bool = False,
+        access: bool = True,
+    ) -> Op[list[Hit]]:
         """What memory and sources hold about `query`: at most `k` memories (hot, then cold) and `k` passages.
 
-        `over` is `memory`, `sources` or `all`. The memories among the hits are accessed by this.
+        `Query` says what each filter means; `deep` looks through the log itself too. The memories among the hits
+        are accessed by this. With `access=False` they are only shown, and those are accessed that then enter
+        this task's window by reference or are named by `use`.
         """
+        asked = Query(query, k, over, task, source, min_age_tokens, max_age_tokens, deep)
         number = self._next()
-        if over not in ("memory", "sources", "all"):
-            raise UsageError(f"expected over to be memory, sources or all, found {over!r}")
 
         found: tuple[int, tuple[HitRecord, ...]] = (0, ())
 
         async def prepare() -> None:
             # Before anything beside it is performed: what it finds must not depend on which of them is quicker.
             nonlocal found
-            request = plain_digest("recall", query, k, over)
+            request = _recall_digest(asked, access)
             record = self._take(number, request, query)
             if isinstance(record.outcome, Recalled):
                 found = record.seq, record.outcome.hits
                 return
             self._runner.need_live(self.path, number, "recall")
-            memory = self._runner.state.memory
-            view = memory.view(scope_of(self._state))
-            hits = tuple(self._runner.index().recall(memory, view, query, k, over))
-            found = self._runner.sequencer.append(Recalled(query[:2000], hits, request), self.path, number)[0], hits
+            hits = self._runner.recaller.recall(self._runner.state, self.path, number, asked)
+            event = Recalled(query[:2000], hits, request, access)
+            found = self._runner.sequencer.append(event, self.path, number)[0], hits
 
         async def perform() -> list[Hit]:
             await self._runner.sequencer.durable(found[0])
-            return [self._runner.hit(hit) for hit in found[1]]
+            hits = [self._runner.recaller.hit(self._runner.state, hit) for hit in found[1]]
+            self._told.update({hit.ref.id: hit.refs for hit in hits if isinstance(hit.ref, MemoryRef)})
+            return hits
 
         return Op(self, number, "recall", perform, prepare)
+
+    def use(self, *found: Ref | Hit) -> Op[None]:
+        """Record what an answer rests on. The memories among `found` are accessed by this."""
+        number = self._next()
+        refs = _refs(found)
+
+        kept = 0
+
+        async def prepare() -> None:
+            nonlocal kept
+            request = plain_digest("use", msgspec.to_builtins(refs))
+            record = self._take(number, request, f"use of {len(refs)}")
+            kept = record.seq
+            if record.outcome is None:
+                self._runner.need_live(self.path, number, "use")
+                kept, _ = self._runner.sequencer.append(Used(refs, request), self.path, number)
+
+        async def perform() -> None:
+            await self._runner.sequencer.durable(kept)
+
+        return Op(self, number, "use", perform, prepare)
 
     def add_input(self, path: str, root: str | None = None) -> Op[InputAdded]:
         """Read a file as text, once; from then on it is a source of the run. Raises InputError."""
@@ -486,12 +527,14 @@ class Task:
 
     @property
     def sources(self) -> list[InputAdded]:
-        """The sources of the run, by the order of their names."""
-        return sorted(self._runner.state.sources.values(), key=lambda source: (source.name, source.source))
+        """The sources that this task sees, by the order of their names."""
+        state = self._runner.state
+        seen = sources_seen(state, past_of(state, self.path, self._op + 1))
+        return sorted((state.sources[source] for source in seen), key=lambda source: (source.name, source.source))
 
     def passages(self, source: str) -> list[SourceSpan]:
         """The passages of a source, in order. Pure: a function of its text."""
-        return self._runner.index().passages(source)
+        return self._runner.recaller.index(self._runner.state).passages(source)
 
     # --- the world ----------------------------------------------------------------------------------------
 
@@ -628,3 +671,16 @@ class Task:
                     await child
                 except (ChildFailed, ChildCancelled, BudgetExceeded, LimitReached):
                     continue
+
+
+def _refs(parts: Sequence[Ref | Hit]) -> tuple[Ref, ...]:
+    return tuple(ref for ref in map(ref_of, parts) if not isinstance(ref, str))
+
+
+def _recall_digest(query: Query, access: bool) -> str:
+    """The digest of a recall. One without filters has that of the days before there were any."""
+    plain = Query(query.text, query.k, query.over)
+    filters = {} if query == plain else msgspec.to_builtins(query)
+    if not access:
+        filters["access"] = False
+    return plain_digest("recall", query.text, query.k, query.over, *([filters] if filters else []))

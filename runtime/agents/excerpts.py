@@ -11,7 +11,7 @@ from math import log
 
 import msgspec
 
-from treering.memory.lexical import query_terms, terms
+from treering.memory.lexical import query_terms, root, terms
 
 __all__ = [
     "EXCERPT_CHARS",
@@ -29,7 +29,6 @@ __all__ = [
 
 EXCERPT_CHARS = 400
 _LEAD_CHARS = 110
-_SUFFIXES = ("ation", "ition", "ing", "ion", "ed", "es", "er", "s", "ly")
 _PARAGRAPH = re.compile(r"\S.*?(?=\n[ \t]*\n|\Z)", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"”')]{0,3}\s+(?=[\"“(*A-Z_\[])")
 _CLOSED = re.compile(r"[.!?:;,][\"”')]{0,3}$")
@@ -73,19 +72,6 @@ class Excerpt(msgspec.Struct, frozen=True):
     lead_end: int
     shown: str
     coverage: float
-
-
-def root(term: str) -> str:
-    """A term without its inflection, roughly, so that `deletes` meets `deleted`; names stay as they are."""
-    if "_" in term or not term.isalpha():
-        return term
-    for suffix in _SUFFIXES:
-        if term.endswith(suffix) and len(term) - len(suffix) >= 4:
-            term = term[: -len(suffix)]
-            break
-    if len(term) > 4 and term[-1] == term[-2]:
-        term = term[:-1]
-    return term[:-1] if len(term) > 3 and term[-1] in "ey" else term
 
 
 def roots(text: str) -> set[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from treering.events.catalogue import MemoryRef, SourceSpan
+from treering.events.catalogue import MemoryRef, Ref, SourceSpan
 from treering.memory.recall import Hit
 from treering.runtime.agents.answering import (
     Plan,
@@ -68,9 +68,10 @@ async def reader(task: Task, goal: str, paths: tuple[str, ...] = (), root: str =
     """Answer `goal` from the sources of the run; `paths` are read first, and are its sources from then on."""
     for path in paths:
         await task.add_input(path, root or None)
-    memories = await task.recall(goal, MEMORIES, over="memory")
+    memories = await task.recall(goal, MEMORIES, over="memory", access=False)
     for memory in memories:
         if (answer := concluded(goal, memory.text)) is not None:
+            await task.use(memory)
             return Conclusion(answer, True, _citations(task, _provenance(task, memory)))
     hits = [*memories, *await task.recall(goal, PASSAGES, over="sources")]
     plans = plan(goal, [Text(_said(hit), hit.heading, hit.score) for hit in hits])
@@ -80,6 +81,8 @@ async def reader(task: Task, goal: str, paths: tuple[str, ...] = (), root: str =
     if choice.answer is None:
         return Conclusion(NOTHING, False, _citations(task, spans))
     best = hits[choice.answer.of]
+    if isinstance(best.ref, MemoryRef):
+        await task.use(best)
     sentence = sentence_of(_said(best), choice.answer.answer, goal)
     await task.remember(conclusion(goal, choice.answer.answer, sentence), sources=[best])
     return Conclusion(choice.answer.answer, True, _citations(task, spans))
@@ -144,7 +147,7 @@ def _said(hit: Hit) -> str:
     return hit.text if isinstance(hit.ref, SourceSpan) else hit.text.partition("\n")[2] or hit.text
 
 
-def _parts(hit: Hit, excerpt: Excerpt) -> list[SourceSpan | MemoryRef]:
+def _parts(hit: Hit, excerpt: Excerpt) -> list[Ref]:
     """The excerpt as references: what a child reads is never copied into the log."""
     if not isinstance(hit.ref, SourceSpan):
         return [hit.ref]

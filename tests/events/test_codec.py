@@ -15,6 +15,7 @@ from treering.events.catalogue import (
     Failure,
     Header,
     HitRecord,
+    LogSpan,
     MemoryRef,
     ModelCalled,
     ModelReplied,
@@ -22,6 +23,7 @@ from treering.events.catalogue import (
     Remembered,
     SourceSpan,
     Usage,
+    Used,
 )
 from treering.events.codec import (
     GENESIS,
@@ -42,7 +44,11 @@ GOLDEN = Path(__file__).parent / "golden" / "v1.jsonl"
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 counts = st.integers(0, 1 << 40)
-refs = st.builds(SourceSpan, texts, counts, counts) | st.builds(MemoryRef, texts)
+refs = st.one_of(
+    st.builds(SourceSpan, texts, counts, counts),
+    st.builds(MemoryRef, texts),
+    st.builds(LogSpan, texts, counts, texts, counts, counts),
+)
 entries = st.builds(Entry, texts, st.lists(texts | refs, max_size=3).map(tuple), counts, st.booleans())
 usages = st.builds(Usage, counts, counts, counts, st.floats(0, 1e6), counts)
 events = st.one_of(
@@ -66,6 +72,7 @@ events = st.one_of(
     ),
     st.builds(Remembered, texts, texts, counts, st.lists(refs, max_size=3).map(tuple), st.booleans(), texts),
     st.builds(Recalled, texts, st.lists(st.builds(HitRecord, refs, st.floats(0, 9), texts), max_size=3).map(tuple)),
+    st.builds(Used, st.lists(refs, max_size=3).map(tuple), texts),
     st.builds(Evicted, texts, counts, st.builds(Cause, counts, texts)),
 )
 headers = st.builds(Header, texts, counts, texts, counts, texts, texts, counts, counts)

@@ -26,6 +26,7 @@ from treering.events.catalogue import (
     TaskSpawned,
     ToolCalled,
     ToolReturned,
+    Used,
 )
 from treering.events.codec import Record, decode
 from treering.memory.retention import KeepWhileUsed, parse_retention
@@ -41,6 +42,7 @@ OUTCOMES = (
     ToolReturned,
     Remembered,
     Recalled,
+    Used,
     Sampled,
     Refused,
 )
