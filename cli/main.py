@@ -15,6 +15,7 @@ from treering.cli.forking import fork
 from treering.cli.looking import events, runs, show, verify
 from treering.cli.model_commands import doctor, models
 from treering.cli.printing import note
+from treering.cli.remembering import memory
 from treering.cli.running import ask, cancel, resume, run
 from treering.events.errors import BrokenChain, Divergence, TreeringError, UsageError
 
@@ -30,7 +31,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, ask, resume, runs, show, events, verify, fork, cancel, models, doctor, demo):
+for _command in (run, ask, resume, runs, show, memory, events, verify, fork, cancel, models, doctor, demo):
     cli.add_command(_command)
 
 

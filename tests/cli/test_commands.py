@@ -147,3 +147,60 @@ def test_commands_that_need_no_model_do_not_import_one(call):
     program = "import sys, treering.cli.main; print([m for m in ('mlx', 'transformers', 'rich', 'httpx') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_memory_is_shown_as_a_tree_and_as_json_with_keys_that_stay(call):
+    """What is remembered, where it came from, and what a recall would find and why."""
+    run = json.loads(_start(call)[1])["run"]
+    code, out, err = call("memory", "last", "--query", "who kept parrots", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert list(found) == [
+        *("run", "at", "task", "scope", "clock", "retention", "digest", "trunk", "hot", "cold", "pinned"),
+        *("memories", "sources", "hits"),
+    ]
+    assert (found["run"], found["task"], found["scope"]) == (run, "1", "trunk")
+    kept = found["memories"][0]
+    assert list(kept) == [
+        *("id", "state", "pinned", "held", "tokens", "characters", "age", "unused", "uses", "scope", "task", "op"),
+        *("event", "refs", "text"),
+    ]
+    assert kept["refs"][0]["source"] == found["sources"][0]["source"]
+    assert {hit["tier"] for hit in found["hits"]} == {"hot", "source"}
+    assert list(found["hits"][0]) == ["tier", "score", "ref", "task", "name", "words", "text"]
+    assert found["hits"][0]["words"] == ["kept", "parrot"]
+    code, out, _ = call("memory", "last", "--query", "parrot", "--deep", COLUMNS="100")
+    assert code == 0
+    lines = out.splitlines()
+    assert lines[0].startswith(f"memory of run {run} at event ")
+    assert any(line.startswith("hot  1 memory, ") for line in lines)
+    assert any(line.startswith("└─ Who kept a parrot?") and line.endswith("x") for line in lines)
+    assert any("town.md[" in line for line in lines)
+    assert max(map(len, lines)) <= 100
+    assert json.loads(call("memory", "last", "--at", "3", "--json")[1])["memories"] == []
+
+
+@pytest.mark.parametrize("query", ["", "  ", "who was it that", "x" * 100_000])
+def test_any_query_of_memory_is_answered(call, query):
+    """Empty, of stop words alone, or long: hits or none."""
+    _start(call)
+    code, out, err = call("memory", "last", "--query", query, "--json")
+    assert (code, err) == (0, "")
+    assert isinstance(json.loads(out)["hits"], list)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--query", b"caf\xe9"), "valid Unicode"),
+        (("--task", "7"), "expected a task of the run"),
+        (("--at", "9999"), "expected an event from 1 to"),
+    ],
+)
+def test_what_memory_cannot_show_is_one_line(call, arguments, expected):
+    """A query that is no text, a task or an event that is not there."""
+    _start(call)
+    code, out, err = call("memory", "last", *arguments)
+    assert (code, out) == (2, "")
+    assert expected in err
+    assert err.count("\n") == 1
