@@ -12,6 +12,7 @@ from treering.events.catalogue import (
     EVENT_TYPES,
     Header,
     InputAdded,
+    MemoryRef,
     MessageReceived,
     ModelReplied,
     RunForked,
@@ -19,6 +20,7 @@ from treering.events.catalogue import (
     TaskFinished,
     TaskSpawned,
     Usage,
+    Used,
 )
 from treering.events.codec import decode_body, decode_header, to_json
 from treering.runtime.state import evolve, new_state
@@ -93,7 +95,12 @@ def _golden():
 def test_each_kind_of_event_is_described_in_one_line():
     """Whatever a log holds, a person can read it."""
     seen = set()
-    more = (InputAdded("a\nb.md", "d", 9, 9, ""), MessageReceived(1, "ask", "who?"), RunForked("parent", 9))
+    more = (
+        InputAdded("a\nb.md", "d", 9, 9, ""),
+        MessageReceived(1, "ask", "who?"),
+        RunForked("parent", 9),
+        Used((MemoryRef("m1"),)),
+    )
     for event in (*_golden(), *more, None):
         seen.add(type(event).__name__)
         text = describe(event)
