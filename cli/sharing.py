@@ -18,7 +18,9 @@ __all__ = ["export", "import_", "write_lines"]
 
 @click.command()
 @click.argument("name", metavar="RUN")
-@click.option("--to", "form", type=click.Choice(["jsonl", "otel"]), default="jsonl", show_default=True)
+@click.option(
+    "--to", "form", type=click.Choice(["jsonl", "otel"]), default="jsonl", show_default=True, help="What to write."
+)
 @click.option("--out", default=None, type=click.Path(dir_okay=False, path_type=Path), help="A file. Default: stdout.")
 @click.option("--endpoint", default=None, help="An OTLP/HTTP endpoint for --to otel: http://localhost:4318/v1/traces")
 @click.option("--texts", is_flag=True, help="With --to otel: prompts, replies and arguments too.")
