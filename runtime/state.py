@@ -43,6 +43,7 @@ from treering.events.catalogue import (
 )
 from treering.events.codec import decode_body, to_json
 from treering.memory.hierarchy import TRUNK, Hierarchy
+from treering.memory.queues import from_plain, to_plain
 from treering.memory.windows import Window
 
 __all__ = [
@@ -61,7 +62,7 @@ __all__ = [
     "scope_of",
 ]
 
-FOLD_VERSION = 1
+FOLD_VERSION = 2
 """Grows with every change of what `evolve` computes; snapshots of other versions are ignored."""
 
 
@@ -170,12 +171,12 @@ def evolve(state: RunState, header: Header, event: Event | None) -> RunState:
 
 def save_state(state: RunState) -> bytes:
     """The state as bytes, for a snapshot."""
-    return msgspec.msgpack.encode(state)
+    return msgspec.msgpack.encode(state, enc_hook=to_plain)
 
 
 def load_state(state: bytes) -> RunState:
     """The state in these bytes. Raises msgspec.DecodeError if they are none."""
-    return msgspec.msgpack.decode(state, type=RunState)
+    return msgspec.msgpack.decode(state, type=RunState, dec_hook=from_plain)
 
 
 def depth_of(path: str) -> int:
@@ -200,23 +201,28 @@ def scope_of(task: TaskState) -> str:
 
 
 def _run_started(state: RunState, header: Header, event: RunStarted) -> None:
-    state.config = event.config
+    _configure(state, event.config)
 
 
 def _run_resumed(state: RunState, header: Header, event: RunResumed) -> None:
-    state.config = event.config
+    _configure(state, event.config)
     state.epoch = event.epoch
     _release_calls(state)
 
 
 def _run_forked(state: RunState, header: Header, event: RunForked) -> None:
     if event.config is not None:
-        state.config = event.config
+        _configure(state, event.config)
         for path in state.roots:
             if state.tasks[path].status == "running":  # a question in progress goes on under the new budget
                 state.pools[path].limit = event.config.budget
     state.epoch = 1
     _release_calls(state)
+
+
+def _configure(state: RunState, config: RunConfig) -> None:
+    state.config = config
+    state.memory.use(config.retention, config.seed)
 
 
 def _release_calls(state: RunState) -> None:
