@@ -92,7 +92,7 @@ class Activation(Sized, tag="actr"):
 
     def _draw(self) -> list[int]:
         """SAMPLE places, all different, each set of them as likely (Floyd's algorithm); all if there are no more."""
-        count = len(self.ids)
+        count = len(self.ids) - (self.ids[-1] == self.newest)
         if count <= SAMPLE:
             return list(range(count))
         drawn = struct.unpack("<8Q", blake2b(f"{self.seed} {self.evictions}".encode()).digest())

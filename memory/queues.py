@@ -57,11 +57,13 @@ def from_plain(wanted: type, plain: Any) -> Any:
 class Sized(msgspec.Struct):
     """What all policies with a size share. Sizes are in tokens; `tokens` is what the queues hold now.
 
-    A memory larger than the whole size goes cold at once, and nothing else goes for its sake.
+    A memory larger than the whole size goes cold at once, and nothing else goes for its sake. The one that came last,
+    `newest`, is not evicted: the papers make room before they let it in, and here it is in when room is made.
     """
 
     size: int
     tokens: int = 0
+    newest: str = ""
     too_large: Line = msgspec.field(default_factory=Line)
 
     def add(self, id: str, tokens: int, clock: int) -> None:
@@ -69,6 +71,7 @@ class Sized(msgspec.Struct):
         if tokens > self.size:
             self.too_large.entries[id] = tokens
         else:
+            self.newest = id
             self.tokens += tokens
             self._enter(id, tokens, clock)
 

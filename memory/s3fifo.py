@@ -98,28 +98,29 @@ class S3Fifo(Sized, tag="s3fifo"):
 
     def _plan(self) -> tuple[list[str], str]:
         """What the next eviction passes over, in order, and what it takes. Memory must be over its size."""
-        small, main = iter(self.small.entries), iter(self.main.entries)
+        small = (id for id in self.small.entries if id != self.newest)
+        main = (id for id in self.main.entries if id != self.newest)
+        few, many = (len(part.entries) - (self.newest in part.entries) for part in (self.small, self.main))
         in_small = self.small_tokens
         passed: list[str] = []
         again: list[tuple[str, int]] = []
         met = 0
         while True:
-            from_small = in_small > self.share
+            from_small = few > 0 and (in_small > self.share or not many)
             if from_small:
                 id = next(small)
                 uses = self.uses[id]
+            elif (found := next(main, None)) is not None:
+                id, uses = found, self.uses[found]
             else:
-                found = next(main, None)
-                if found is not None:
-                    id, uses = found, self.uses[found]
-                else:
-                    id, uses = again[met]
-                    met += 1
+                id, uses = again[met]
+                met += 1
             if uses <= (1 if from_small else 0) or len(passed) == MOST_PASSED:
                 return passed, id
             passed.append(id)
             again.append((id, 0 if from_small else uses - 1))
             if from_small:
+                few, many = few - 1, many + 1
                 in_small -= self.small.entries[id]
 
     def _pass(self, id: str) -> None:

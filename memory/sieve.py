@@ -33,6 +33,7 @@ class Sieve(Sized, tag="sieve"):
 
     def evict(self, id: str) -> None:
         """The hand goes on to this memory and takes it out."""
+        self._skip_newest()
         for _ in range(MOST_PASSED if id in self.seen else 0):
             front = self.ahead.first()
             if front is None or (front == id and not self.seen[id]):
@@ -40,7 +41,9 @@ class Sieve(Sized, tag="sieve"):
             self.seen[front] = 0
             self.behind.entries[front] = self.ahead.entries.pop(front)
             self._turn()
+            self._skip_newest()
         self.remove(id)
+        self._skip_newest()
 
     def _enter(self, id: str, tokens: int, clock: int) -> None:
         self.seen[id] = 0
@@ -57,11 +60,17 @@ class Sieve(Sized, tag="sieve"):
         if not self.ahead.entries:
             self.ahead, self.behind = self.behind, self.ahead
 
+    def _skip_newest(self) -> None:
+        if self.ahead.first() == self.newest:  # the hand is at the head, but for what came last
+            self.behind.entries[self.newest] = self.ahead.entries.pop(self.newest)
+            self._turn()
+
     def _choose(self, clock: int) -> str | None:
-        passed = 0
+        passed: list[str] = []
         for part in (self.ahead.entries, self.behind.entries):
             for id in part:
-                if passed == MOST_PASSED or not self.seen[id]:
-                    return id
-                passed += 1
-        return self.ahead.first()  # all were used: the hand has been round, and meets the first again
+                if id != self.newest:
+                    if len(passed) == MOST_PASSED or not self.seen[id]:
+                        return id
+                    passed.append(id)
+        return passed[0]  # all were used: the hand has been round, and meets the first again

@@ -24,12 +24,15 @@ class Item:
 class Plain:
     size: int
     hot: list[Item] = field(default_factory=list)
+    newest: str = ""
 
     def find(self, id):
         return next((item for item in self.hot if item.id == id), None)
 
     def add(self, id, tokens, clock):
         self.hot.append(Item(id, tokens, clock, clock))
+        if tokens <= self.size:
+            self.newest = id
 
     def access(self, id, clock):
         if (item := self.find(id)) is not None:
@@ -112,12 +115,18 @@ class Sieve(Plain):
     def choose(self, clock):
         tail = next(item for item in self.hot if item.tokens <= self.size)
         at = self.hand or tail
+        if at.id == self.newest:
+            at = tail
         for _ in range(PASSED):
             if not at.used:
                 break
             at.used = 0
             at = self.after(at) or tail
+            if at.id == self.newest:
+                at = tail
         self.hand = self.after(at)
+        if self.hand is not None and self.hand.id == self.newest:
+            self.hand = None
         return at
 
 
@@ -159,15 +168,18 @@ class S3Fifo(Plain):
     def choose(self, clock):
         passed = 0
         while True:
-            small = self.small()
-            if sum(item.tokens for item in small) > self.share():
+            in_small = sum(item.tokens for item in self.small())
+            small = [item for item in self.small() if item.id != self.newest]
+            main = [item for item in self.main if item.id != self.newest]
+            if small and (in_small > self.share() or not main):
                 if small[0].used <= 1 or passed == PASSED:
                     self.remember(small[0])
                     return small[0]
                 small[0].used = 0
                 self.main.append(small[0])
             else:
-                item = self.main.pop(0)
+                item = main[0]
+                self.main.remove(item)
                 if item.used == 0 or passed == PASSED:
                     return item
                 item.used -= 1
@@ -187,6 +199,7 @@ class Activation(Plain):
         item = self.held.pop(id, None) if tokens <= self.size else None
         self.hot.append(item or Item(id, tokens, clock, clock))
         if tokens <= self.size:
+            self.newest = id
             self.places.append(self.hot[-1])
 
     def leave(self, item):
@@ -217,7 +230,7 @@ class Activation(Plain):
         return item
 
     def drawn(self):
-        count = len(self.places)
+        count = len(self.places) - (self.places[-1].id == self.newest)
         if count <= 8:
             return range(count)
         digest = blake2b(f"7 {self.evictions}".encode()).digest()
