@@ -12,6 +12,7 @@ import click
 
 from treering.cli.demo import demo
 from treering.cli.forking import fork
+from treering.cli.lab import lab
 from treering.cli.looking import events, runs, show, verify
 from treering.cli.model_commands import doctor, models
 from treering.cli.printing import note
@@ -30,7 +31,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, ask, resume, runs, show, events, verify, fork, cancel, models, doctor, demo):
+for _command in (run, ask, resume, runs, show, events, verify, lab, fork, cancel, models, doctor, demo):
     cli.add_command(_command)
 
 

@@ -88,7 +88,9 @@ class Activation(Sized, tag="actr"):
 
     def _choose(self, clock: int) -> str | None:
         trails, ids = self.trails, self.ids
-        return min([ids[place] for place in self._draw()], key=lambda id: strength(trails[id], clock), default=None)
+        drawn = [ids[place] for place in self._draw()]
+        strengths = [strength(trails[id], clock) for id in drawn]
+        return drawn[strengths.index(min(strengths))] if drawn else None
 
     def _draw(self) -> list[int]:
         """SAMPLE places, all different, each set of them as likely (Floyd's algorithm); all if there are no more."""

@@ -98,6 +98,9 @@ class S3Fifo(Sized, tag="s3fifo"):
 
     def _plan(self) -> tuple[list[str], str]:
         """What the next eviction passes over, in order, and what it takes. Memory must be over its size."""
+        front = self.small.first()
+        if front is not None and front != self.newest and self.small_tokens > self.share and self.uses[front] <= 1:
+            return [], front  # nearly always: what follows finds the same, in more steps
         small = (id for id in self.small.entries if id != self.newest)
         main = (id for id in self.main.entries if id != self.newest)
         few, many = (len(part.entries) - (self.newest in part.entries) for part in (self.small, self.main))

@@ -27,8 +27,8 @@ LONGER = {
     "events/catalogue.py": "the catalogue is one file on purpose",
 }
 
-RUNS_ONLY_WHERE_THERE = {"trio"}
-"""Imported only while its own loop runs."""
+RUNS_ONLY_WHERE_THERE = {"trio", "matplotlib"}
+"""Imported only while its own loop runs; only for a plot, which is an extra."""
 
 BROUGHT = {"transformers", "tokenizers"}
 """What a declared distribution always brings: mlx-lm the first, and that one the second."""
