@@ -90,10 +90,12 @@ class KeepWhileUsed(msgspec.Struct, tag="window"):
 
     def access(self, id: str, clock: int) -> bool:
         """Its age begins again."""
-        if id not in self.accessed.entries:
+        entries = self.accessed.entries
+        try:
+            entries.move_to_end(id)
+        except KeyError:
             return False
-        self.accessed.entries[id] = clock
-        self.accessed.entries.move_to_end(id)
+        entries[id] = clock
         return True
 
     def remove(self, id: str) -> None:
