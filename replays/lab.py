@@ -28,7 +28,7 @@ _SLACK = 1.02
 class Figures(msgspec.Struct, frozen=True):
     """One policy on one trace. `low` and `high` are the 95 % interval of its hit ratio over resampled parts.
 
-    `regret` is the optimum's hit ratio at this policy's size less its own; `resident` are (clock, tokens) pairs of what is in the policy's hands: no pins, nothing held.
+    `regret` is the optimum's hit ratio at this policy's size (of `window:`, its mean) less its own; `resident` are (clock, tokens) pairs of what is in the policy's hands: no pins, nothing held.
     """
 
     policy: str
@@ -69,7 +69,6 @@ class _Replay(msgspec.Struct):
     hits: list[int]
     evicted: list[str]
     resident: list[tuple[int, int]]
-    ns: float = 0.0
 
 
 def size_of(trace: Trace, wanted: str) -> int:
@@ -86,52 +85,67 @@ def examine(trace: Trace, rules: Sequence[str], size: int, now: Callable[[], flo
         raise UsageError(
             f"expected {trace.name} to hold accesses to memories, found none; nothing was recalled in it"
         )
-    named = list(dict.fromkeys(_rule(trace, rule, size) for rule in rules))
-    best: dict[int, list[int]] = {size: optimum(trace, size)}
+    best: dict[int, float] = {}
+
+    def best_at(tokens: int) -> float:
+        if tokens not in best:
+            best[tokens] = sum(optimum(trace, tokens)) / trace.accesses
+        return best[tokens]
+
     weights = _accesses(trace)
-    total = sum(weights)
     resamples = list(_resamples(len(weights), seed))
     figures: list[Figures] = []
     ratios: dict[str, list[float]] = {}
-    for rule in named:
+    for rule in dict.fromkeys(_rule(trace, rule, size) for rule in rules):
         policy = parse_retention(rule, seed)
         began = now()
         replay = _replay(trace, policy)
         seconds = now() - began
-        mean = sum(tokens for _, tokens in replay.resident) / len(replay.resident)
-        peak = max(tokens for _, tokens in replay.resident)
-        its_size = getattr(policy, "size", 0) if not isinstance(policy, KeepWhileUsed) else max(1, round(mean))
-        its_size = trace.distinct if isinstance(policy, KeepAll) else its_size
-        if its_size not in best:
-            best[its_size] = optimum(trace, its_size)
-        ratios[rule] = sorted_ = [_ratio(replay.hits, weights, picks) for picks in resamples]
-        sorted_ = sorted(sorted_)
-        ratio = sum(replay.hits) / total
-        figures.append(
-            Figures(
-                rule,
-                ratio,
-                sorted_[len(sorted_) // 40],
-                sorted_[-1 - len(sorted_) // 40],
-                sum(best[its_size]) / total - ratio,
-                len(replay.evicted),
-                mean,
-                peak,
-                seconds / total * 1e9,
-                tuple(replay.resident),
-            )
-        )
+        ratios[rule] = [_ratio(replay.hits, weights, picks) for picks in resamples]
+        figures.append(_figures(trace, rule, policy, replay, seconds, sorted(ratios[rule]), best_at))
     return Report(
         trace.name,
         size,
-        total,
+        trace.accesses,
         trace.distinct,
         trace.parts,
         len(trace.bounds),
-        sum(best[size]) / total,
+        best_at(size),
         trace.unit,
         tuple(figures),
         _choose(figures, ratios, size),
+    )
+
+
+def _figures(
+    trace: Trace,
+    rule: str,
+    policy: Policy,
+    replay: _Replay,
+    seconds: float,
+    ratios: list[float],
+    best_at: Callable[[int], float],
+) -> Figures:
+    resident = [tokens for _, tokens in replay.resident]
+    mean = sum(resident) / len(resident)
+    if isinstance(policy, KeepAll):
+        size = max(1, trace.distinct)
+    elif isinstance(policy, KeepWhileUsed):
+        size = max(1, round(mean))
+    else:
+        size = policy.size
+    ratio, tail = sum(replay.hits) / trace.accesses, len(ratios) // 40
+    return Figures(
+        rule,
+        ratio,
+        ratios[tail],
+        ratios[-1 - tail],
+        best_at(size) - ratio,
+        len(replay.evicted),
+        mean,
+        max(resident),
+        seconds / trace.accesses * 1e9,
+        tuple(replay.resident),
     )
 
 
@@ -191,7 +205,7 @@ def _replay_keys(trace: Trace, policy: Policy) -> _Replay:
                     continue
             else:
                 add(key, 1, clock)
-            while (id := victim(clock + 1)) is not None:
+            while (id := victim(clock + timed)) is not None:  # an age is that of the next tick
                 evict(id)
                 gone.append(id)
         found.hits.append(hits)
