@@ -1,4 +1,8 @@
-"""One long conversation on SQLite: bytes a step must not grow with its length."""
+"""One long conversation on SQLite, compaction off: what a step costs must not grow with its length.
+
+`python -m benchmarks.bench_linear`. Bytes are those of the database file after a checkpoint, so that pages, indexes
+and all else are in them.
+"""
 
 import sqlite3
 import tempfile
@@ -10,42 +14,62 @@ import anyio
 from benchmarks import row
 from treering.events.catalogue import RunConfig
 from treering.events.sqlite import SQLiteStore
+from treering.runtime.engine import EngineInfo, Message, Reply, Request, StreamText
 from treering.runtime.runner import Runner, create_run
 from treering.runtime.task import Task
-from treering.runtime.testing import ScriptedEngine
 
 _PAYLOAD = "x" * 904
+_SPAN = 500
+_FROM = 100
+
+
+class _Brief:
+    """An engine whose work does not grow with the prompt."""
+
+    info = EngineInfo("brief", "brief", "brief", "none", 1 << 30, 2)
+
+    def count(self, message: Message) -> int:
+        return len(message.text) // 4 + 1
+
+    async def generate(self, request: Request, on_text: StreamText | None = None) -> Reply:
+        return Reply("ok", "stop", len(request.messages), 1)
+
+    async def aclose(self) -> None:
+        """Nothing runs."""
+
+
+def _mark(path: Path) -> tuple[int, float]:
+    connection = sqlite3.connect(path)
+    busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    connection.close()
+    assert not busy, "the checkpoint did not end"
+    return path.stat().st_size, time.process_time()
 
 
 async def _measure(path: Path, steps: int) -> None:
     marks: dict[int, tuple[int, float]] = {}
 
-    def mark(step: int) -> None:
-        with sqlite3.connect(path) as connection:
-            query = "SELECT sum(length(header) + length(body) + length(salt) + length(digest)) FROM events"
-            marks[step] = (connection.execute(query).fetchone()[0], time.process_time())
-
     async def talk(task: Task, goal: str) -> str:
         for step in range(steps):
-            if step in (50, 150, steps - 100):
-                mark(step)
+            if step in (_FROM, _FROM + _SPAN, steps - _SPAN):
+                marks[step] = _mark(path)
             await task.generate(_PAYLOAD, max_tokens=4)
-        mark(steps)
+        marks[steps] = _mark(path)
         return ""
 
     store = SQLiteStore(path)
     run = create_run(store, RunConfig("talk", window_tokens=1 << 30))
-    engine = ScriptedEngine(lambda request: "ok", context_tokens=1 << 30)
-    async with Runner(store, run, engine, agents={"talk": talk}) as runner:
+    async with Runner(store, run, _Brief(), agents={"talk": talk}) as runner:
         outcome = await runner.ask("")
     assert outcome.status == "finished", outcome.error
     store.close()
     early, late = (
-        [(b - a) / 100 for a, b in zip(marks[x], marks[y], strict=True)] for x, y in ((50, 150), (steps - 100, steps))
+        [(b - a) / _SPAN for a, b in zip(marks[x], marks[y], strict=True)]
+        for x, y in ((_FROM, _FROM + _SPAN), (steps - _SPAN, steps))
     )
-    row(f"bytes a step at {steps}, by 100", f"{late[0]:.0f}", f"{early[0]:.0f}", late[0] / early[0], 1.1)
-    row("bytes a step over payload", f"{late[0]:.0f}", "904", late[0] / 904, 2)
-    print(f"CPU ms a step: {early[1] * 1000:.2f} near 100, {late[1] * 1000:.2f} near {steps}")
+    row(f"bytes a step at {steps}, by {_FROM}", f"{late[0]:.0f}", f"{early[0]:.0f}", late[0] / early[0], 1.1)
+    row("bytes a step over payload", f"{late[0]:.0f}", f"{len(_PAYLOAD)}", late[0] / len(_PAYLOAD), 2)
+    print(f"CPU ms a step: {early[1] * 1000:.3f} from {_FROM} on, {late[1] * 1000:.3f} up to {steps}")
 
 
 def main(steps: int = 5000) -> None:

@@ -146,9 +146,8 @@ class Bench:
         asked = f"Text:\n{text}\n\nQuestion: {question}\nAnswer in one short sentence." if text else question
         messages = (Message("system", SYSTEM_TEXT if text else SYSTEM), Message("user", asked))
         reply = await self.engine.generate(Request(messages, BASELINE_TOKENS))
-        answer = None if answers_nothing(reply.text) else reply.text
         cited = [one.text for one in found]
-        return Outcome(answer, cited, 0.0, 1, reply.prompt_tokens, reply.generated_tokens)
+        return Outcome(reply.text, cited, 0.0, 1, reply.prompt_tokens, reply.generated_tokens)
 
     async def selection(self, question: str) -> Outcome:
         """The first of the reader's candidates, by what speaks for them without a model."""
@@ -204,8 +203,8 @@ def summary(questions: Sequence[Question], outcomes: Sequence[Outcome]) -> dict[
         "right": sum(is_right(q, o.answer) for q, o in asked) / count,
         "first citation": sum(is_right(q, o.cited[0]) for q, o in asked if o.cited) / count,
         "any citation": sum(any(is_right(q, text) for text in o.cited) for q, o in asked) / count,
-        "false refusals": sum(o.answer is None for _, o in asked) / count,
-        "false answers": sum(o.answer is not None for o in absent) / max(len(absent), 1),
+        "false refusals": sum(answers_nothing(o.answer or "") for _, o in asked) / count,
+        "false answers": sum(not answers_nothing(o.answer or "") for o in absent) / max(len(absent), 1),
         "seconds": sum(o.seconds for o in outcomes) / total,
         "calls": sum(o.calls for o in outcomes) / total,
         "prompt tokens": sum(o.prompt_tokens for o in outcomes) / total,

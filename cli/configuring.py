@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 import msgspec
 
+from treering.cli.printing import note
 from treering.events.catalogue import RunConfig
 from treering.events.errors import UsageError
 
@@ -106,10 +107,12 @@ def check_window(config: RunConfig) -> None:
 
 
 @asynccontextmanager
-async def loaded(config: RunConfig) -> "AsyncIterator[Engine]":
+async def loaded(config: RunConfig, quiet: bool) -> "AsyncIterator[Engine]":
     """The engine of a configuration, ready to be asked; closed at the end, also of a cancellation. Seconds."""
     from anyio import CancelScope
 
+    if not quiet and config.model != "scripted":
+        note(f"loading the model {config.model}")
     engine = await _load(config)
     try:
         yield engine

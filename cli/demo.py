@@ -48,9 +48,12 @@ def demo(context: click.Context, model: str, store: str | None) -> None:
 
 
 async def _demo(opened: LogStore, model: str, job: "Job", context: click.Context, store: str | None) -> int:
+    where = f" --store {store}" if store else ""
     codes = []
     with tempfile.TemporaryDirectory() as folder:
-        async with loaded(RunConfig("reader", model=model)) as engine:  # once for all three: loading takes seconds
+        async with loaded(
+            RunConfig("reader", model=model), False
+        ) as engine:  # once for all three: loading takes seconds
             click.echo(f"\n> treering run {_QUESTION!r} --input pydoc:topics")
             inputs: dict[str, Any] = {"paths": ["pydoc:topics"], "root": ""}
             found = await start_run(opened, engine, RunConfig("reader", model=model), _QUESTION, inputs, False, job)
@@ -74,7 +77,7 @@ async def _demo(opened: LogStore, model: str, job: "Job", context: click.Context
         (f"ask {run} 'What is a lambda?'", "a question of your own"),
         ("runs", "all runs in this folder"),
     ):
-        click.echo(f"  {f'{_program()} {line}':<56} # {why}")
+        click.echo(f"  {f'{_program()} {line}{where}':<56} # {why}")
     return max(codes)
 
 

@@ -53,7 +53,7 @@ def fork(
         async with AsyncExitStack() as stack:
             engine = None
             if config is not None and another:
-                engine = await stack.enter_async_context(loaded(config))
+                engine = await stack.enter_async_context(loaded(config, as_json))
                 config = on_engine(config, engine)
             made = fork_run(opened, parent, where, wanted, config=config, agent=options["agent"] or "")
             job.run = made

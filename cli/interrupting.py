@@ -5,6 +5,7 @@ ends the process at once. Both lose nothing that is on disk. The handler runs be
 program, so that the second works also where the event loop hangs.
 """
 
+import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable
@@ -12,7 +13,7 @@ from typing import Any, TypeVar
 
 import anyio
 
-from treering.cli.printing import note
+from treering.cli.printing import is_terminal, note
 from treering.runtime.seams import loop_caller
 
 __all__ = ["Job", "finish_job"]
@@ -40,9 +41,11 @@ class Job:
         def pressed(*_: Any) -> None:
             self._pressed += 1
             if self._pressed > 1:
-                os.write(2, f"\nended at once; {self.advice}\n".encode())
+                cursor = "\x1b[?25h" if is_terminal() else ""  # a live picture hides it
+                os.write(2, f"{cursor}\nended at once; {self.advice}\n".encode())
                 os._exit(1)
-            os.write(2, b"\nending in order; press Ctrl-C again to end at once\n")
+            with contextlib.suppress(RuntimeError):  # it may come in the middle of another line
+                note("ending in order; press Ctrl-C again to end at once")
             call(scope.cancel)
 
         before = signal.signal(signal.SIGINT, pressed)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
+from treering.cli.describing import describe
 from treering.cli.opening import json_option, open_store, store_option
 from treering.cli.printing import (
     answer_of,
     costs_of,
-    describe,
     event_object,
     note,
     one_line,

@@ -11,6 +11,7 @@ import click
 
 from treering.cli.opening import json_option
 from treering.cli.printing import note, print_json
+from treering.events.errors import TreeringError
 
 __all__ = ["doctor", "models"]
 
@@ -67,15 +68,44 @@ def _checks() -> list[tuple[str, bool, str]]:
         ("sqlite", sqlite3.sqlite_version_info >= (3, 35), sqlite3.sqlite_version),
         ("store", os.access(folder, os.W_OK), f"{store} can be written"),
         ("mlx", find_spec("mlx") is not None and find_spec("mlx_lm") is not None, "mlx and mlx-lm are installed"),
-        ("model", model.present, f"{model.path} (treering models pull {model.name})"),
+        (
+            "model",
+            model.present,
+            f"{model.path}" + ("" if model.present else f" (treering models pull {model.name})"),
+        ),
+    ]
+
+
+def _measures() -> list[tuple[str, bool, str]]:
+    """The device, the matrix library and their speed, as measured now."""
+    from treering.runtime.engines.mlx_probe import probe
+
+    note("measuring, for some seconds")
+    try:
+        found = probe()
+    except (TreeringError, ImportError) as error:
+        return [("device", False, f"MLX does not run here: {error}")]
+    blas = found.blas
+    speed = f"{found.product_gflops:.0f} GFLOP/s in float32"
+    if found.prefill_tokens_s is not None:
+        speed += (
+            f"; {found.model}: {found.prefill_tokens_s:.0f} tokens/s read, {found.decode_tokens_s:.0f} written, "
+            f"{found.batch_decode_tokens_s:.0f} by eight together"
+        )
+    return [
+        ("device", True, f"{found.device}, mlx {found.mlx}"),
+        ("blas", blas.library != "reference", " ".join(filter(None, (blas.library, blas.path, blas.advice)))),
+        ("speed", True, speed),
     ]
 
 
 @click.command()
 @json_option
 def doctor(as_json: bool) -> None:
-    """Whether this machine has what is needed."""
+    """Whether this machine has what is needed, and how fast it is."""
     checks = _checks()
+    if all(good for name, good, _ in checks if name == "mlx"):
+        checks += _measures()
     if as_json:
         print_json([{"check": name, "ok": good, "detail": detail} for name, good, detail in checks])
     else:

@@ -4,6 +4,7 @@ Owns the words in which runs, events and outcomes are shown. Results go to stdou
 """
 
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 __all__ = [
     "answer_of",
     "costs_of",
-    "describe",
     "event_object",
     "is_terminal",
     "note",
@@ -39,7 +39,7 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 def note(text: str) -> None:
     """One line on stderr."""
-    click.echo(text, err=True)
+    print(text, file=sys.stderr, flush=True)  # not click's echo, which writes past a live picture into its middle
 
 
 def print_json(value: Any) -> None:
@@ -112,8 +112,9 @@ def _print_result(found: dict[str, Any]) -> None:
     else:
         click.echo(to_json(answer).decode())
     for number, cited in enumerate(found["citations"], start=1):
-        place = f"{cited['source']}[{cited['start']}:{cited['end']}]"
-        click.echo(f"  [{number}] {place}  {one_line(cited['text'])}")
+        place = f"  [{number}] {one_line(cited['source'])}[{cited['start']}:{cited['end']}]  "
+        width = shutil.get_terminal_size().columns - len(place) if sys.stdout.isatty() else 90
+        click.echo(place + one_line(cited["text"], max(30, width)))
     tokens = found["tokens"]
     note(
         f"run {found['run']}: {found['events']} events, {found['tasks']} tasks, {tokens['prompt']} prompt tokens "
@@ -140,7 +141,9 @@ def print_tree(state: "RunState") -> None:
         task = state.tasks[path]
         why = f": {one_line(task.failure, 60)}" if task.failure else ""
         tokens = f"  {task.prompt_tokens}+{task.generated_tokens} tokens" if task.prompt_tokens else ""
-        click.echo(f"{indent}{path} {task.agent}  {task.status}{why}{tokens}  {one_line(task.goal, 60)}")
+        above = state.tasks.get(task.parent)
+        goal = f"  {one_line(task.goal, 60)}" if above is None or above.goal != task.goal else ""
+        click.echo(f"{indent}{path} {task.agent.rpartition(':')[2]}  {task.status}{why}{tokens}{goal}")
         waiting += [(child, indent + "  ") for child in reversed(children.get(path, []))]
 
 
@@ -155,34 +158,6 @@ def event_object(header: Header, event: Event | None) -> dict[str, Any]:
         "at": header.at,
         "body": body,
     }
-
-
-_FIELDS = (
-    *("agent", "goal", "name", "path", "child", "query", "text", "result", "reason", "what", "id", "summary"),
-    *("failure", "tool", "prompt_tokens", "max_tokens", "parent", "cut", "epoch", "finish", "value", "kind"),
-)
-
-
-def describe(event: Event | None) -> str:
-    """What an event says, in a few words."""
-    if event is None:
-        return "(its body was destroyed)"
-    body = msgspec.json.decode(to_json(event))
-    body.update(body.pop("config", None) or {})
-    if "hits" in body:
-        body["hits"] = len(body["hits"])
-        return f"{body['hits']} hits for {one_line(body['query'], 60)!r}"
-    if isinstance(failure := body.get("failure"), dict):
-        body["failure"] = f"{failure['kind']}: {failure['message']}"
-    shown = []
-    for name in _FIELDS:
-        if body.get(name) not in (None, "", 0):
-            value = body[name]
-            text = value if isinstance(value, str) else to_json(value).decode()
-            shown.append(
-                f"{name}={one_line(text, 60)!r}" if isinstance(value, str) else f"{name}={one_line(text, 60)}"
-            )
-    return " ".join(shown)
 
 
 def is_terminal() -> bool:

@@ -44,7 +44,8 @@ def list_paths(inputs: tuple[str, ...]) -> tuple[list[str], str]:
             paths.append(given if given == PYTHON_REFERENCE else str(found.resolve()))
         for why, names in skipped.items():
             some = ", ".join(names[:_SHOWN_SKIPPED]) + (", …" if len(names) > _SHOWN_SKIPPED else "")
-            note(f"passed over {len(names)} in {given} ({why}): {some}")
+            files = f"{len(names)} file{'s' if len(names) > 1 else ''}"
+            note(f"passed over {files} in {given}: {why} ({some})")
     folder = inputs[0] if len(inputs) == 1 and Path(inputs[0]).is_dir() else ""
     return list(dict.fromkeys(paths)), str(Path(folder).resolve()) if folder else ""
 
@@ -67,13 +68,14 @@ async def go_on(
     from treering.runtime.runner import Runner
 
     async with AsyncExitStack() as stack:
-        observer = stack.enter_context(watching(quiet))
-        runner = Runner(store, name, observers=[observer], take_over=take_over)
+        shown, know = stack.enter_context(watching(quiet))
+        runner = Runner(store, name, take_over=take_over, **shown)
         await stack.enter_async_context(runner)
+        know(runner.state)
         if question is None and not runner.state.roots:
             raise UsageError(f"run {name} has no question yet; treering ask {name} QUESTION")
         if engine is None and (question is not None or not runner.idle):
-            engine = await stack.enter_async_context(loaded(runner.state.config))
+            engine = await stack.enter_async_context(loaded(runner.state.config, quiet))
         if engine is not None:
             runner.use(engine)
         outcome = await (runner.resume() if question is None else runner.ask(question, inputs))
@@ -128,7 +130,7 @@ def run(question: str, inputs: tuple[str, ...], store: str | None, as_json: bool
     given = {"paths": paths, "root": root} if paths or config.agent in ("reader", "digest") else {}
 
     async def work(job: "Job") -> int:
-        async with loaded(config) as engine:
+        async with loaded(config, as_json) as engine:
             found = await start_run(opened, engine, config, question, given, as_json, job)
         return print_outcome(found, as_json)
 

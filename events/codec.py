@@ -96,7 +96,8 @@ def seal(
     """An event's header, and the record of it chained after `previous`."""
     body = _encoder.encode(event)
     header = Header(run, seq, type(event).__name__, at, body_digest(salt, body), task, op, attempt)
-    return header, encode(header, body, salt, previous)
+    head = _encoder.encode(header)
+    return header, Record(seq, head, body, salt, chain_digest(previous, head))
 
 
 def encode(header: Header, body: bytes, salt: bytes, previous: bytes) -> Record:

@@ -23,7 +23,6 @@ class InMemoryStore:
         self._epochs: dict[str, int] = {}
         self._holders: dict[str, _Lease] = {}
         self._inbox: list[InboxRow] = []
-        self._snapshots: dict[bytes, tuple[int, bytes]] = {}
         self._lock = threading.RLock()
 
     def create(self, row: RunRow, records: Sequence[Record], blobs: Sequence[Blob] = ()) -> None:
@@ -119,18 +118,6 @@ class InMemoryStore:
 
     def inbox(self, run: str, after: int) -> list[InboxRow]:
         return [row for row in self._inbox[after:] if row.run == run]
-
-    def save_snapshot(self, run: str, seq: int, digest: bytes, fold: int, state: bytes) -> None:
-        self._snapshots[digest] = (fold, state)
-
-    def snapshot(self, run: str, until: int, fold: int) -> tuple[int, bytes] | None:
-        found: tuple[int, bytes] | None = None
-        if self._snapshots:
-            for record in self.read(run, until=until):
-                kept = self._snapshots.get(record.digest)
-                if kept is not None and kept[0] == fold:
-                    found = (record.seq, kept[1])
-        return found
 
     def close(self) -> None:
         """Nothing to give back."""

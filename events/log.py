@@ -123,14 +123,6 @@ class LogStore(Protocol):
         """Messages with ids above `after`, in order."""
         ...
 
-    def save_snapshot(self, run: str, seq: int, digest: bytes, fold: int, state: bytes) -> None:
-        """Keep the state folded up to `seq`, a run's own event, by its chain digest. A cache: it may be lost."""
-        ...
-
-    def snapshot(self, run: str, until: int, fold: int) -> tuple[int, bytes] | None:
-        """The latest kept state of a run's lineage at or before `until`: its seq and bytes."""
-        ...
-
     def close(self) -> None:
         """Give back files and connections."""
         ...

@@ -22,14 +22,15 @@ __all__ = ["TRUNK", "Hierarchy", "Memory", "Scope", "View", "memory_id", "normal
 TRUNK = ""
 """The scope of the roots."""
 
-_TICK, _WRITE, _ACCESS = 0, 1, 2
+_TICK, _WRITE, _ACCESS, _PIN = 0, 1, 2, 3
 
 View = list[tuple[str, int]]
 """(scope, version) from the task's own scope up to the trunk."""
 
 
-class Memory(msgspec.Struct):
-    """One memory. `placed` holds, per scope, the versions at which it became hot, cold, hot, ...
+class Memory(msgspec.Struct, gc=False):
+    """One memory. `placed` holds, per scope, the versions at which it became hot, cold, hot, ... (in tuples: the
+    garbage collector soon leaves those alone, which is a third of the time to open a long run).
 
     `accessed` is its last access on the trunk's clock, `count` the number of accesses there.
     """
@@ -41,10 +42,10 @@ class Memory(msgspec.Struct):
     pinned: bool = False
     accessed: int = 0
     count: int = 0
-    placed: dict[str, list[int]] = {}
+    placed: dict[str, tuple[int, ...]] = {}
 
 
-class Scope(msgspec.Struct):
+class Scope(msgspec.Struct, gc=False):
     """A task's own memory. `pending` are effects for its parent: (kind, id, tokens)."""
 
     parent: str
@@ -94,13 +95,12 @@ class Hierarchy(msgspec.Struct):
             memory = self.memories[id] = Memory(id, text, tokens, refs)
         else:
             memory.refs += tuple(ref for ref in refs if ref not in memory.refs)
-        memory.pinned = memory.pinned or pinned
-        if self.state(id, self.view(scope)) is not None:
+        if self._sees(scope, memory):
             self.access(scope, id)
         else:
             self._write(scope, memory)
         if pinned:
-            self.policy.remove(id)
+            self._pin(scope, memory)
 
     def access(self, scope: str, id: str) -> None:
         """A memory was used in this scope."""
@@ -124,10 +124,12 @@ class Hierarchy(msgspec.Struct):
         for kind, id, tokens in scope.pending:
             if kind == _TICK:
                 self.tick(parent, tokens)
-            elif kind == _ACCESS or self.state(id, self.view(parent)) is not None:
+            elif kind == _PIN:
+                self._pin(parent, self.memories[id])
+            elif kind == _ACCESS or self._sees(parent, memory := self.memories[id]):
                 self.access(parent, id)
             else:
-                self._write(parent, self.memories[id])
+                self._write(parent, memory)
 
     # --- the trunk ------------------------------------------------------------------------------------
 
@@ -166,14 +168,12 @@ class Hierarchy(msgspec.Struct):
     def evict(self, id: str) -> None:
         """A memory of the trunk goes cold."""
         self.policy.evict(id)
-        self.trunk_version += 1
-        self.memories[id].placed[TRUNK].append(self.trunk_version)
+        self._turn(self.memories[id])
 
     def revive(self, id: str) -> None:
         """A cold memory of the trunk is hot again."""
         self.revivable.remove(id)
-        self.trunk_version += 1
-        self.memories[id].placed[TRUNK].append(self.trunk_version)
+        self._turn(self.memories[id])
         if not self.memories[id].pinned and id not in self.held:
             self.policy.add(id, self.memories[id].tokens, self.clock)
 
@@ -219,21 +219,38 @@ class Hierarchy(msgspec.Struct):
                 found = "cold"
         return found
 
+    def _turn(self, memory: Memory) -> None:
+        self.trunk_version += 1
+        memory.placed[TRUNK] += (self.trunk_version,)
+
+    def _sees(self, scope: str, memory: Memory) -> bool:
+        if scope == TRUNK:
+            return TRUNK in memory.placed  # every version of the trunk so far
+        return self.state(memory.id, self.view(scope)) is not None
+
     def _version(self, scope: str) -> int:
         return self.trunk_version if scope == TRUNK else self.scopes[scope].version
 
     def _write(self, scope: str, memory: Memory) -> None:
         if scope == TRUNK:
             self.trunk_version += 1
-            memory.placed[TRUNK] = [self.trunk_version]
+            memory.placed[TRUNK] = (self.trunk_version,)
             memory.accessed = self.clock
             if not memory.pinned and memory.id not in self.held:
                 self.policy.add(memory.id, memory.tokens, self.clock)
         else:
             own = self.scopes[scope]
             own.version += 1
-            memory.placed.setdefault(scope, [own.version])
+            memory.placed.setdefault(scope, (own.version,))
             own.pending.append((_WRITE, memory.id, 0))
+
+    def _pin(self, scope: str, memory: Memory) -> None:
+        # Like a write, it waits for the join: what the trunk evicts must not depend on how far a child has come.
+        if scope == TRUNK:
+            memory.pinned = True
+            self.policy.remove(memory.id)
+        else:
+            self.scopes[scope].pending.append((_PIN, memory.id, 0))
 
 
 def normalise(text: str) -> str:

@@ -6,14 +6,14 @@ that brought them, whatever order the outcomes were recorded in.
 """
 
 from bisect import insort
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 
 import msgspec
 
 from treering.events.catalogue import Compacted, Entry, MemoryRef, ModelCalled, ModelReplied, Part, Ref
 
-__all__ = ["EMPTY_DIGEST", "Window", "WindowEntry", "render", "roll"]
+__all__ = ["EMPTY_DIGEST", "Exchange", "Window", "WindowEntry", "memories_of", "refs_of", "render", "roll"]
 
 EMPTY_DIGEST = ""
 """The rolling digest of a window that holds nothing."""
@@ -30,45 +30,84 @@ class WindowEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
     entry: Entry = msgspec.field(default=Entry("user", (), 0))
 
 
-class Window(msgspec.Struct):
-    """The entries of a window and their size in tokens."""
+class Exchange(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What one op brought: what was asked, and a reply of `tokens`."""
 
-    entries: list[WindowEntry] = []
+    op: int
+    entries: tuple[Entry, ...]
+    reply: str
+    tokens: int
+
+
+class Window(msgspec.Struct, gc=False):
+    """The entries of a window and their size in tokens.
+
+    An exchange is made into entries when somebody reads them: a fold builds the windows of all tasks and looks at
+    few. `kept` are the entries that went through a compaction.
+    """
+
+    kept: list[WindowEntry] = []
+    exchanges: list[Exchange] = []
     tokens: int = 0
 
-    def enter(self, op: int, called: ModelCalled, replied: ModelReplied) -> None:
-        """An exchange enters: what was asked, and what was answered."""
-        for index, entry in enumerate(called.entries):
-            self._add(WindowEntry(op, index, entry))
-        reply = Entry("assistant", (replied.text,), replied.tokens)
-        self._add(WindowEntry(op, len(called.entries), reply))
+    def enter(self, op: int, called: ModelCalled, replied: ModelReplied) -> int:
+        """An exchange enters: what was asked, and what was answered. Its size in tokens."""
+        tokens = replied.tokens
+        for entry in called.entries:
+            tokens += entry.tokens
+        brought = Exchange(op, called.entries, replied.text, replied.tokens)
+        if not self.exchanges or self.exchanges[-1].op < op:
+            self.exchanges.append(brought)
+        else:
+            insort(self.exchanges, brought, key=lambda other: other.op)
+        self.tokens += tokens
+        return tokens
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing has entered yet."""
+        return not self.exchanges and not self.kept
+
+    @property
+    def entries(self) -> list[WindowEntry]:
+        """The entries in the order of their ops, made anew at each call."""
+        found = list(self.kept)
+        for one in self.exchanges:
+            found += [WindowEntry(one.op, index, entry) for index, entry in enumerate(one.entries)]
+            found.append(WindowEntry(one.op, len(one.entries), Entry("assistant", (one.reply,), one.tokens)))
+        found.sort(key=lambda item: (item.op, item.index))
+        return found
 
     def compact(self, op: int, event: Compacted) -> list[WindowEntry]:
         """What `event` names leaves and its summary takes the place of the first; what left."""
         gone = set(event.left)
-        left = [item for item in self.entries if (item.op, item.index) in gone]
-        kept = [item for item in self.entries if (item.op, item.index) not in gone]
-        self.entries = kept
-        self.tokens -= sum(item.entry.tokens for item in left)
+        entries = self.entries
+        left = [item for item in entries if (item.op, item.index) in gone]
         place = left[0] if left else WindowEntry(op, SUMMARY_INDEX)
         # The summary takes the place of the first entry that left, so that the order stays the order of ops.
-        self._add(WindowEntry(place.op, place.index, Entry("user", (event.summary,), event.tokens)))
+        summary = WindowEntry(place.op, place.index, Entry("user", (event.summary,), event.tokens))
+        kept = [item for item in entries if (item.op, item.index) not in gone]
+        self.kept, self.exchanges = [*kept, summary], []
+        self.tokens += event.tokens - sum(item.entry.tokens for item in left)
         return left
 
     def refs(self) -> list[Ref]:
         """What the window's entries point at."""
-        return [part for item in self.entries for part in item.entry.parts if not isinstance(part, str)]
+        return refs_of(item.entry for item in self.entries)
 
     def memories(self) -> set[str]:
         """Ids of the memories that the window's entries point at."""
-        return {ref.id for ref in self.refs() if isinstance(ref, MemoryRef)}
+        return memories_of(item.entry for item in self.entries)
 
-    def _add(self, item: WindowEntry) -> None:
-        if not self.entries or (self.entries[-1].op, self.entries[-1].index) < (item.op, item.index):
-            self.entries.append(item)
-        else:
-            insort(self.entries, item, key=lambda other: (other.op, other.index))
-        self.tokens += item.entry.tokens
+
+def refs_of(entries: Iterable[Entry]) -> list[Ref]:
+    """What these entries point at."""
+    return [part for entry in entries for part in entry.parts if not isinstance(part, str)]
+
+
+def memories_of(entries: Iterable[Entry]) -> set[str]:
+    """Ids of the memories that these entries point at."""
+    return {ref.id for ref in refs_of(entries) if isinstance(ref, MemoryRef)}
 
 
 def render(parts: Sequence[Part], resolve: Callable[[Ref], str]) -> str:

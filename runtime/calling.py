@@ -5,7 +5,7 @@ recorded outcome, one that a fork takes over, or attempts at the engine. Invaria
 exceed the window.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import anyio
@@ -82,7 +82,7 @@ class Call(msgspec.Struct):
     entries: tuple[Entry, ...] = ()
     request: str = ""
     occurrence: int = 0
-    prompt: list[Message] = []
+    prompt: tuple[Message, ...] = ()
     prompt_tokens: int = 0
     attempt: int = 0
     too_small: str = ""
@@ -98,7 +98,8 @@ class ModelCalls:
         self._window_tokens = window_tokens
         self._keys = keys
         self._window = Window()
-        self._rolling: str | None = EMPTY_DIGEST
+        self._rolling = EMPTY_DIGEST
+        self._shown: list[Message] | None = []
         self._arrived: list[tuple[int, ModelCalled, ModelReplied]] = []
         self._equal: dict[str, int] = {}
 
@@ -116,7 +117,7 @@ class ModelCalls:
     ) -> Call:
         """A call that is not yet ready. `system` opens a window that is empty."""
         says = [Say((prompt,))] if isinstance(prompt, str) else [prompt] if isinstance(prompt, Say) else list(prompt)
-        if system is not None and not self._window.entries:  # whichever comes first brings it
+        if system is not None and self._window.empty:  # whichever comes first brings it
             says.insert(0, Say((system,), "system", True))
         return Call(number, says, max_tokens, temperature, top_p, stop, keep, continuation)
 
@@ -130,22 +131,24 @@ class ModelCalls:
         )
         for compaction in record.compactions:
             self._window.compact(call.number, compaction)
-            self._rolling = None
+            self._shown = None
         if recorded is None:
             call.too_small = await self._make_room(call)
-        messages = self._digest_with(call.entries)
+        shown = self._show()
+        asks = self._messages(call.entries)
+        messages = self._digest_with(asks)
         if recorded is not None:
             then = self._request_digest(call, messages, self._runner.config_at(record.called_seq))
             if recorded.request != then:
                 asked = "\n".join(render(tuple(map(ref_of, say.parts)), self._runner.text) for say in call.says)
-                raise diverged(self._runner.run, self._path, call.number, record, asked, current_task())
+                raise self._runner.fatal(
+                    diverged(self._runner.run, self._path, call.number, record, asked, current_task())
+                )
         # A call still in flight when a fork changed the model is a new request.
         config = self._runner.config_at(record.called_seq if record.outcome is not None else None)
         call.request = self._request_digest(call, messages, config)
         self._equal[call.request] = call.occurrence = self._equal.get(call.request, 0) + 1
-        call.prompt = [
-            Message(item.entry.role, render(item.entry.parts, self._runner.text)) for item in self._window.entries
-        ] + [Message(entry.role, render(entry.parts, self._runner.text)) for entry in call.entries]
+        call.prompt = (*shown, *asks)
         call.prompt_tokens = (
             self._window.tokens + sum(entry.tokens for entry in call.entries) + config.overhead_tokens
         )
@@ -211,7 +214,7 @@ class ModelCalls:
         runner = self._runner
         config = runner.state.config
         request = Request(
-            tuple(call.prompt),
+            call.prompt,
             call.max_tokens,
             call.temperature,
             call.top_p,
@@ -313,7 +316,10 @@ class ModelCalls:
         if self._arrived:
             for op, called, replied in sorted(self._arrived, key=lambda item: item[0]):
                 self._window.enter(op, called, replied)
-                self._roll_in(called.entries, replied.text)
+                if self._shown is not None:
+                    brought = [*self._messages(called.entries), Message("assistant", replied.text)]
+                    self._rolling = self._digest_with(brought)
+                    self._shown += brought
             self._arrived.clear()
 
     def _entry(self, say: Say, call: Call) -> Entry:
@@ -395,23 +401,27 @@ class ModelCalls:
         seq, _ = self._runner.sequencer.append(event, self._path, number)
         await self._runner.sequencer.durable(seq)
         self._window.compact(number, event)
-        self._rolling = None
+        self._shown = None
         return True
 
-    def _digest_with(self, entries: Sequence[Entry]) -> str:
-        digest = self._rolling
-        if digest is None:
-            digest = EMPTY_DIGEST
-            for item in self._window.entries:
-                digest = roll(digest, item.entry.role, render(item.entry.parts, self._runner.text))
-            self._rolling = digest
-        for entry in entries:
-            digest = roll(digest, entry.role, render(entry.parts, self._runner.text))
-        return digest
+    def _show(self) -> list[Message]:
+        """The window as the engine sees it. Kept, so that a call costs what is new in it; made anew after a compaction."""
+        if self._shown is None:
+            self._rolling = EMPTY_DIGEST
+            shown = self._messages(item.entry for item in self._window.entries)
+            self._rolling = self._digest_with(shown)
+            self._shown = shown
+        return self._shown
 
-    def _roll_in(self, entries: Sequence[Entry], reply: str) -> None:
-        if self._rolling is not None:
-            self._rolling = roll(self._digest_with(entries), "assistant", reply)
+    def _messages(self, entries: Iterable[Entry]) -> list[Message]:
+        return [Message(entry.role, render(entry.parts, self._runner.text)) for entry in entries]
+
+    def _digest_with(self, messages: Iterable[Message]) -> str:
+        """The rolling digest of the window and these messages."""
+        digest = self._rolling
+        for message in messages:
+            digest = roll(digest, message.role, message.text)
+        return digest
 
 
 def ref_of(part: str | Ref | Hit) -> Part:

@@ -9,6 +9,7 @@ __all__ = [
     "ChildFailed",
     "LimitReached",
     "ModelFailed",
+    "NotRunInFork",
     "OpMisused",
     "OpTimeout",
     "OutcomeUnknown",
@@ -65,6 +66,10 @@ class OpTimeout(TreeringError):
 
 class OutcomeUnknown(TreeringError):
     """A tool that may not be repeated was called before a crash, and whether it acted is not known."""
+
+
+class NotRunInFork(TreeringError):
+    """A tool that touches the world is called in a fork otherwise than in its parent; forks leave the world alone."""
 
 
 class ReplayEnded(TreeringError):

@@ -7,7 +7,17 @@ Invariant: a fork's first event chains from its parent's event at the cut.
 from collections.abc import Sequence
 from math import isfinite
 
-from treering.events.catalogue import Edit, Event, ModelReplied, Refused, RunConfig, RunForked, TaskSpawned
+from treering.events.catalogue import (
+    Edit,
+    Event,
+    ModelReplied,
+    Refused,
+    RunConfig,
+    RunForked,
+    Sampled,
+    TaskCancelled,
+    TaskSpawned,
+)
 from treering.events.codec import Record, Stored, decode, decode_header, seal
 from treering.events.errors import UsageError
 from treering.events.log import LogStore, RunRow, root_of_cut
@@ -77,10 +87,20 @@ def cut_before(store: LogStore, parent: str, at: int, edited: Sequence[int]) -> 
 def _with_derived(store: LogStore, parent: str, cut: int) -> int:
     """The cut behind what its event causes: that shares its transaction, and stays with it in a fork."""
     for record in store.read(parent, after=cut, until=cut + _MOST_DERIVED):
-        if not isinstance(decode(record).event, (*DERIVED, Refused)):
+        if not _shares(store, parent, record):
             break
         cut = record.seq
     return cut
+
+
+def _shares(store: LogStore, run: str, record: Record) -> bool:
+    """Whether an event shares the transaction of the one before it, and so stays with it in a fork."""
+    event = decode(record).event
+    if isinstance(event, TaskCancelled | Sampled):  # tasks are ended with the op that ended them
+        before = next(iter(store.read(run, after=record.seq - 2, until=record.seq - 1)))
+        by_an_op = isinstance(event, TaskCancelled) or event.what in ("cancel", "abandoned")
+        return by_an_op and decode(before).header.kind == "TaskCancelled"
+    return isinstance(event, (*DERIVED, Refused))
 
 
 def _edit(store: LogStore, parent: str, seq: int, text: str) -> Edit:

@@ -4,7 +4,7 @@ Owns the recorded requests and outcomes by task and op, the edits of a fork, and
 reuse may take over. It never performs anything. Invariant: an outcome is given out for one op only.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -128,12 +128,15 @@ class Journal:
 class Reuse:
     """Outcomes of the parent's whole log, for a fork that takes over what did not change; and its edits.
 
-    Tasks correspond by the key of their spawn, else by its digest and occurrence; ops by number, else by
-    digest among those not yet used.
+    Tools are taken over by every fork, for they touch the world; models only if `models` says so. Then tasks
+    correspond by the key of their spawn, else by its digest and occurrence, otherwise by path; ops by number,
+    else by digest among those not yet used. `load` reads the parent's journal, once it is needed.
     """
 
-    def __init__(self, parent: Journal | None, edits: Iterable[Edit]) -> None:
-        self._parent = parent
+    def __init__(self, load: Callable[[], Journal], edits: Iterable[Edit], models: bool) -> None:
+        self._load = load
+        self._models = models
+        self._loaded: Journal | None = None
         self._edits = {(edit.task, edit.op): edit for edit in edits}
         self._tasks: dict[str, str] = {}
         self._spawned: dict[str, list[tuple[str, str, str]]] = {}
@@ -141,13 +144,14 @@ class Reuse:
 
     def correspond(self, task: str, parent: str, key: str, request: str) -> None:
         """A task began: find the one of the parent run that it continues. Roots correspond by path."""
-        if not parent:
+        if not parent or not self._models:
             self._tasks[task] = task
             return
         above = self._tasks.get(parent)
-        if above is None or self._parent is None:
-            if above is not None:
-                self._tasks[task] = task
+        if above is None:
+            return
+        if task.startswith(parent + "~"):  # a system task, named after the op that caused it
+            self._tasks[task] = above + task[len(parent) :]
             return
         if above not in self._spawned:
             self._spawned[above] = [
@@ -172,7 +176,7 @@ class Reuse:
 
     def model(self, task: str, op: int, request: str) -> tuple[int, ModelReplied] | None:
         """A model's recorded answer to an equal request, with its seq; used up by this."""
-        found = self._find(task, op, request)
+        found = self._find(task, op, request) if self._models else None
         if found is None or not isinstance(found.outcome, ModelReplied) or found.outcome.failure is not None:
             return None
         return found.seq, found.outcome
@@ -182,7 +186,14 @@ class Reuse:
         found = self._find(task, op, request)
         if found is None or not isinstance(found.outcome, ToolReturned):
             return None
-        return found.seq, found.outcome
+        failure = found.outcome.failure
+        return None if failure is not None and failure.kind == "cancelled" else (found.seq, found.outcome)
+
+    @property
+    def _parent(self) -> Journal:
+        if self._loaded is None:
+            self._loaded = self._load()
+        return self._loaded
 
     def input(self, task: str, op: int, request: str) -> InputAdded | None:
         """A source as it was read by an equal request: inputs are read once."""
@@ -190,8 +201,6 @@ class Reuse:
         return found.outcome if found is not None and isinstance(found.outcome, InputAdded) else None
 
     def _find(self, task: str, op: int, request: str) -> OpRecord | None:
-        if self._parent is None:
-            return None
         theirs = self._tasks.get(task)
         if theirs is None:
             return None

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
+from anyio.lowlevel import checkpoint_if_cancelled
 
 if TYPE_CHECKING:
     from treering.runtime.task import Task
@@ -79,6 +80,7 @@ async def run_together(ops: Sequence[Op[Any]]) -> list[Any]:
     results: list[Any] = [None] * len(ops)
 
     async def one(position: int) -> None:
+        await checkpoint_if_cancelled()  # its task may have ended before this began: nothing may act after that
         results[position] = await settled(ops[position])
 
     async with anyio.create_task_group() as group:
@@ -92,6 +94,7 @@ async def run_until_first(ops: Sequence[Op[Any]]) -> tuple[int, Any]:
     done: list[tuple[int, Any]] = []
 
     async def one(position: int) -> None:
+        await checkpoint_if_cancelled()  # as above, and what has lost before it began need not begin
         done.append((position, await settled(ops[position])))
         group.cancel_scope.cancel()
 

@@ -37,7 +37,7 @@ from treering.memory.compaction import extract
 from treering.memory.recall import Hit, RecallIndex
 from treering.memory.retention import parse_retention
 from treering.runtime.engine import Engine, Message, StreamText
-from treering.runtime.errors import OutcomeUnknown, ReplayEnded
+from treering.runtime.errors import NotRunInFork, OutcomeUnknown, ReplayEnded
 from treering.runtime.forking import fork_run
 from treering.runtime.journal import Ended, Journal, Reuse
 from treering.runtime.registry import AgentFunction, Agents
@@ -52,7 +52,7 @@ from treering.runtime.texts import Texts
 __all__ = ["CODE_VERSION", "Outcome", "Runner", "create_run", "fork_run", "open_log"]
 
 CODE_VERSION = "0.1.0"
-_FATAL = (Divergence, OutcomeUnknown, ReplayEnded, StoreError)
+_FATAL = (Divergence, NotRunInFork, OutcomeUnknown, ReplayEnded, StoreError)
 StreamFor = Callable[[str], StreamText | None]
 
 
@@ -109,6 +109,7 @@ class Runner:
     """Opens a run for writing. Use as an async context manager, then call `resume` or `ask`.
 
     With `replay`, nothing is performed and nothing is written: recorded outcomes only.
+    In a fork, tools act only with `live_tools`: otherwise what the parent's did is taken over.
     Raises LeaseHeld if another process writes to the run, unless `take_over`.
     """
 
@@ -128,6 +129,7 @@ class Runner:
         replay: bool = False,
         attempts: int = 3,
         call_timeout_s: float | None = None,
+        live_tools: bool = False,
     ) -> None:
         self.store = store
         self.run = run
@@ -136,6 +138,7 @@ class Runner:
         self.replaying = replay
         self.attempts = attempts
         self._call_timeout_s = call_timeout_s
+        self.live_tools = live_tools
         self.reuse: Reuse | None = None
         self._engine = engine
         self._config = config
@@ -177,13 +180,10 @@ class Runner:
     def _open(self, epoch: int) -> None:
         self.state, self.journal, head, self._configs = open_log(self.store, self.run)
         forked = self._forked()
-        if forked is not None and (forked.reuse or forked.edits):
-            parent = None
-            if forked.reuse:
-                _, parent, _, _ = open_log(self.store, forked.parent)
-            cut = self.store.row(self.run).cut
+        if forked is not None:
+            parent, cut = forked.parent, self.store.row(self.run).cut
             edits = [edit for edit in forked.edits if self.journal.edited.get(edit.seq, 0) <= cut]
-            self.reuse = Reuse(parent, edits)
+            self.reuse = Reuse(lambda: open_log(self.store, parent)[1], edits, forked.reuse)
         writer = _ReplayWriter() if self.replaying else self._writer_of(self.store, self.run, epoch)
         self._writer: Writer = writer
         config = self._config or self.state.config
@@ -397,8 +397,12 @@ class Runner:
         running = self._running[path]
         return [child for child in running.children if self._running[child].ended is None]
 
-    def cancel_tree(self, path: str, reason: str) -> bool:
-        """End a task and all below it, deepest first; whether it was running. Recorded in one transaction."""
+    def cancel_tree(self, path: str, reason: str, more: bool = False) -> bool:
+        """End a task and all below it, deepest first; whether it was running. Recorded in one transaction.
+
+        With `more`, so is the event that the caller appends next: the op that ended it, which a resume would
+        otherwise ask of a task that has ended.
+        """
         running = self._running.get(path)
         if running is None or running.ended is not None or self.journal.ended(path) is not None:
             return False
@@ -417,7 +421,7 @@ class Runner:
         event = TaskCancelled(reason)
         for other in reversed(below):
             if not self.replaying:
-                self.sequencer.append(event, other)
+                self.sequencer.append(event, other, more=more or other != below[0])
             if (found := self._running.get(other)) is not None:
                 self._set_ended(found, event)
         return True
@@ -441,9 +445,16 @@ class Runner:
     # --- what tasks ask for -------------------------------------------------------------------------------
 
     def need_live(self, path: str, op: int, what: str) -> None:
-        """Raises ReplayEnded in a replay: what is not recorded is not performed."""
+        """Raises ReplayEnded in a replay: what is not recorded is not performed. In a run that stops, nothing is."""
+        if self._fatal is not None:
+            raise self._fatal
         if self.replaying:
-            raise ReplayEnded(f"task {path} op {op} ({what}) is not recorded: the log ends before it")
+            raise self.fatal(ReplayEnded(f"task {path} op {op} ({what}) is not recorded: the log ends before it"))
+
+    def fatal(self, error: TreeringError) -> TreeringError:
+        """The same error, to be raised: it stops the run even if agent code catches it."""
+        self._stop(error)
+        return error
 
     def config_at(self, seq: int | None) -> RunConfig:
         """The configuration that held when event `seq` was written; None: now."""
@@ -532,6 +543,8 @@ class Runner:
                 self.sequencer.append(TaskSpawned(path, "compaction", "shorten"), task.path, op)
             space = task.window_tokens - room_tokens - 200
             fitting = text if self.count(Message("user", text)) <= space else extract(text, max(64, space * 3))
+            if self.reuse is not None:
+                self.reuse.correspond(path, task.path, "", "")
             asker = Task(self, path, "", task.window_tokens, "")
             try:
                 answer = await asker.generate(
@@ -549,6 +562,9 @@ class Runner:
 
 class _ReplayWriter:
     """Writes nothing: a replay appends nothing."""
+
+    def soon(self, fly: Callable[[], None]) -> None:
+        fly()
 
     def submit(self, commit: Any, done: Callable[[BaseException | None], None]) -> None:
         raise StoreError("a replay wrote an event; this is a defect")

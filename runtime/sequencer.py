@@ -8,7 +8,6 @@ the run: nothing more is answered.
 
 from collections.abc import Callable, Sequence
 
-import anyio
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from treering.events.catalogue import Event, Header
@@ -16,7 +15,7 @@ from treering.events.codec import Record, seal
 from treering.events.errors import StoreError
 from treering.events.log import Blob
 from treering.runtime.deriving import derive
-from treering.runtime.seams import Seams, Writer
+from treering.runtime.seams import Bell, Seams, Writer, new_bell
 from treering.runtime.state import RunState, evolve
 
 __all__ = ["Observer", "Sequencer"]
@@ -54,16 +53,24 @@ class Sequencer:
         self._blobs: list[Blob] = []
         self._told: list[tuple[Header, Event]] = []
         self._flying = False
-        self._flown: tuple[int, list[tuple[Header, Event]]] = (0, [])
-        self._landed: anyio.Event | None = None
-        self._next_landed: anyio.Event | None = None
+        self._flown_seq = 0
+        self._flown_told: list[tuple[Header, Event]] = []
+        self._landed: Bell | None = None
+        self._next_landed: Bell | None = None
 
     def append(
-        self, event: Event, task: str = "", op: int = 0, attempt: int = 1, blobs: Sequence[Blob] = ()
+        self,
+        event: Event,
+        task: str = "",
+        op: int = 0,
+        attempt: int = 1,
+        blobs: Sequence[Blob] = (),
+        more: bool = False,
     ) -> tuple[int, Event | None]:
         """Record an event and all that it causes; its seq, and the refusal that is its outcome, if any.
 
-        They share a transaction, because a batch takes the whole queue and nothing awaits in between.
+        They share a transaction, because a batch takes the whole queue and nothing awaits in between. With
+        `more`, so does the event that the caller appends next, before it awaits anything.
         """
         if self.poisoned is not None:
             raise StoreError(f"the run was stopped: {self.poisoned}") from self.poisoned
@@ -76,8 +83,9 @@ class Sequencer:
             self._one(caused, about.task, about.op, about.attempt)
             if about.op:
                 outcome = caused
-        if not self._flying:
-            self._fly()
+        if not self._flying and not more:
+            self._flying = True
+            self._writer.soon(self._fly)
         return first.seq, outcome
 
     def keep(self, blob: Blob) -> None:
@@ -90,30 +98,23 @@ class Sequencer:
         while self.durable_seq < seq:
             if self.poisoned is not None:
                 raise StoreError(f"the run was stopped: {self.poisoned}") from self.poisoned
-            if seq <= self._flown[0]:
+            if seq <= self._flown_seq:
                 if self._landed is None:
-                    self._landed = anyio.Event()
+                    self._landed = new_bell()
                 await self._landed.wait()
             else:
                 if self._next_landed is None:
-                    self._next_landed = anyio.Event()
+                    self._next_landed = new_bell()
                 await self._next_landed.wait()
         await checkpoint_if_cancelled()  # who was ended from above meanwhile acts no more
 
     def _one(self, event: Event, task: str, op: int, attempt: int) -> Header:
+        state, seams = self.state, self._seams
         header, record = seal(
-            event,
-            self.run,
-            self.state.seq + 1,
-            self._seams.now_ms(),
-            self._seams.entropy(16),
-            self.head,
-            task,
-            op,
-            attempt,
+            event, self.run, state.seq + 1, seams.now_ms(), seams.entropy(16), self.head, task, op, attempt
         )
         try:
-            evolve(self.state, header, event)
+            evolve(state, header, event)
         except Exception as error:
             # The state is half changed: an event after this one would leave a gap in the log.
             self._poison(error)
@@ -133,7 +134,7 @@ class Sequencer:
         """Hand all that waits to the writer. Loops where the writer commits at once."""
         while self._records and self.poisoned is None:
             commit = (self._records, self._blobs)
-            self._flown = (self._records[-1].seq, self._told)
+            self._flown_seq, self._flown_told = self._records[-1].seq, self._told
             self._records, self._blobs, self._told = [], [], []
             self._landed, self._next_landed = self._next_landed, None
             self._flying = True
@@ -149,8 +150,8 @@ class Sequencer:
             if self._next_landed is not None:
                 self._next_landed.set()
         else:
-            self.durable_seq = self._flown[0]
-            for header, event in self._flown[1]:
+            self.durable_seq = self._flown_seq
+            for header, event in self._flown_told:
                 for observer in self._observers:
                     observer(header, event)
         if landed is not None:

@@ -1,7 +1,7 @@
 """The state of a run: a fold over its events, and nothing else.
 
 Owns the task tree, the windows, the memory hierarchy and the budgets. It reads no clock and asks no engine.
-Law: folding a prefix and then the rest equals folding all, so that a snapshot is only a cache. `evolve`
+Law: folding a prefix and then the rest equals folding all, also if the state was stored in between. `evolve`
 consumes the state that it is given.
 
 Effects of an op on window and memory are applied in the order of op numbers, whatever order the outcomes were
@@ -44,10 +44,9 @@ from treering.events.catalogue import (
 from treering.events.codec import decode_body, to_json
 from treering.memory.hierarchy import TRUNK, Hierarchy
 from treering.memory.queues import from_plain, to_plain
-from treering.memory.windows import Window
+from treering.memory.windows import Window, memories_of
 
 __all__ = [
-    "FOLD_VERSION",
     "Call",
     "Pool",
     "RunState",
@@ -62,11 +61,8 @@ __all__ = [
     "scope_of",
 ]
 
-FOLD_VERSION = 2
-"""Grows with every change of what `evolve` computes; snapshots of other versions are ignored."""
 
-
-class Pool(msgspec.Struct):
+class Pool(msgspec.Struct, gc=False):
     """A budget that some tasks share: what was used, and what calls in flight may still use."""
 
     limit: Budget
@@ -77,21 +73,21 @@ class Pool(msgspec.Struct):
     system: int = 0
 
 
-class Call(msgspec.Struct):
+class Call(msgspec.Struct, gc=False):
     """A model call without its outcome yet."""
 
     called: ModelCalled
     reserved: int
 
 
-class Waiting(msgspec.Struct):
+class Waiting(msgspec.Struct, gc=False):
     """An outcome that came before those of earlier ops: its header and its body."""
 
     header: Header
     body: bytes
 
 
-class TaskState(msgspec.Struct):
+class TaskState(msgspec.Struct, gc=False):
     """One task. `pool` is the path of the task whose pool it draws on; `next_op` the first op whose effects
     are not yet applied; `system` marks compactions and the like."""
 
@@ -122,7 +118,7 @@ class TaskState(msgspec.Struct):
         return op < self.next_op or op in self.waiting
 
 
-class Totals(msgspec.Struct):
+class Totals(msgspec.Struct, gc=False):
     """Sums over a run, for people."""
 
     prompt: int = 0
@@ -170,7 +166,7 @@ def evolve(state: RunState, header: Header, event: Event | None) -> RunState:
 
 
 def save_state(state: RunState) -> bytes:
-    """The state as bytes, for a snapshot."""
+    """The state as bytes."""
     return msgspec.msgpack.encode(state, enc_hook=to_plain)
 
 
@@ -253,13 +249,12 @@ def _message_received(state: RunState, header: Header, event: MessageReceived) -
 
 def _task_spawned(state: RunState, header: Header, event: TaskSpawned) -> None:
     path = event.path
-    parent = state.tasks.get(header.task) if header.op or "~" in path else None
-    root = parent.root if parent else path
     system = "~" in path
-    task = TaskState(path, header.task if parent else "", event.agent, event.goal, root, path, header.seq)
-    task.op = header.op
-    task.depth = parent.depth + (0 if system else 1) if parent else 1
-    task.system = system
+    parent = state.tasks.get(header.task) if header.op or system else None
+    above, root, depth = "", path, 1
+    if parent is not None:
+        above, root, depth = header.task, parent.root, parent.depth + (0 if system else 1)
+    task = TaskState(path, above, event.agent, event.goal, root, path, header.seq, header.op, depth, system)
     if parent is None:
         state.roots.append(path)
         state.pools[path] = Pool(event.budget or state.config.budget)
@@ -337,25 +332,26 @@ def _model_replied(state: RunState, header: Header, event: ModelReplied) -> None
     task = state.tasks[header.task]
     call = task.calls.get(header.op)
     usage = event.usage
+    prompt, cached, generated = usage.prompt, usage.cached, usage.generated
     pool = state.pools[task.pool]
     if call is not None:
         pool.reserved -= call.reserved
         call.reserved = 0
-        pool.tokens += call.called.prompt_tokens + usage.generated
+        pool.tokens += call.called.prompt_tokens + generated
         if task.system:
-            pool.system += call.called.prompt_tokens + usage.generated
+            pool.system += call.called.prompt_tokens + generated
     pool.seconds += usage.seconds
     pool.cost_micros += usage.cost_micros
-    task.prompt_tokens += usage.prompt
-    task.cached_tokens += usage.cached
-    task.generated_tokens += usage.generated
+    task.prompt_tokens += prompt
+    task.cached_tokens += cached
+    task.generated_tokens += generated
     totals = state.totals
     if event.reused:
         totals.reused += 1
     else:
-        totals.prompt += usage.prompt
-        totals.cached += usage.cached
-        totals.generated += usage.generated
+        totals.prompt += prompt
+        totals.cached += cached
+        totals.generated += generated
         totals.seconds += usage.seconds
         totals.cost_micros += usage.cost_micros
     _close_op(state, header, event)
@@ -378,10 +374,6 @@ def _compacted(state: RunState, header: Header, event: Compacted) -> None:
         state.memory.tick(scope_of(task), event.tokens)
         if task.path == task.root:
             state.memory.hold(task.window.memories())
-
-
-def _op_event(state: RunState, header: Header, event: Event) -> None:
-    _close_op(state, header, event)
 
 
 def _evicted(state: RunState, header: Header, event: Evicted) -> None:
@@ -414,37 +406,58 @@ def _close_op(state: RunState, header: Header, event: Event) -> None:
         if op > task.next_op:
             task.waiting.setdefault(op, []).append(Waiting(header, to_json(event)))
         return
-    _apply(state, task, header, event)
+    if (effect := _EFFECTS.get(type(event))) is not None:
+        effect(state, task, op, event)
     task.next_op = op + 1
     while task.waiting and (held := task.waiting.pop(task.next_op, None)):
         for one in held:
-            _apply(state, task, one.header, decode_body(one.header.kind, one.header.version, one.body))
+            late = decode_body(one.header.kind, one.header.version, one.body)
+            if (effect := _EFFECTS.get(type(late))) is not None:
+                effect(state, task, task.next_op, late)
         task.next_op += 1
 
 
-def _apply(state: RunState, task: TaskState, header: Header, event: Event) -> None:
-    """What an op does to its task's window and memory, and to the clock."""
+# --- what an op does to its task's window and memory, and to the clock ----------------------------------------
+
+
+def _reply_enters(state: RunState, task: TaskState, op: int, event: ModelReplied) -> None:
+    call = task.calls.pop(op, None)
+    if call is None or event.failure is not None:
+        return
+    called = call.called
     memory = state.memory
-    if isinstance(event, ModelReplied):
-        call = task.calls.pop(header.op, None)
-        if call is None or event.failure is not None:
-            return
-        memory.tick(scope_of(task), sum(entry.tokens for entry in call.called.entries) + event.tokens)
-        if not call.called.keep:
-            return
-        if task.window is None:
-            task.window = Window()
-        task.window.enter(header.op, call.called, event)
-        if task.path == task.root:
-            memory.hold(task.window.memories())
-    elif isinstance(event, TaskJoined):
-        memory.join(event.child, scope_of(task))
-    elif isinstance(event, Remembered):
-        memory.remember(scope_of(task), event.id, event.text, event.tokens, event.refs, event.pinned)
-    elif isinstance(event, Recalled):
-        for hit in event.hits:
-            if isinstance(hit.ref, MemoryRef):
-                memory.access(scope_of(task), hit.ref.id)
+    if not called.keep:
+        memory.tick(scope_of(task), event.tokens + sum(entry.tokens for entry in called.entries))
+        return
+    window = task.window
+    if window is None:
+        window = task.window = Window()
+    memory.tick(scope_of(task), window.enter(op, called, event))
+    if task.path == task.root and (more := memories_of(called.entries)):
+        memory.hold(more.union(memory.held))
+
+
+def _child_joins(state: RunState, task: TaskState, op: int, event: TaskJoined) -> None:
+    state.memory.join(event.child, scope_of(task))
+
+
+def _memory_is_kept(state: RunState, task: TaskState, op: int, event: Remembered) -> None:
+    state.memory.remember(scope_of(task), event.id, event.text, event.tokens, event.refs, event.pinned)
+
+
+def _hits_are_accessed(state: RunState, task: TaskState, op: int, event: Recalled) -> None:
+    for hit in event.hits:
+        if isinstance(hit.ref, MemoryRef):
+            state.memory.access(scope_of(task), hit.ref.id)
+
+
+_EFFECTS: dict[type[Any], Callable[[RunState, TaskState, int, Any], None]] = {
+    ModelReplied: _reply_enters,
+    TaskJoined: _child_joins,
+    Remembered: _memory_is_kept,
+    Recalled: _hits_are_accessed,
+}
+"""Kinds without an entry here close their op, and that is all."""
 
 
 def _check_union(event: Event) -> None:
@@ -472,16 +485,16 @@ _APPLY: dict[type[Any], Callable[[RunState, Header, Any], None]] = {
     TaskFinished: _task_finished,
     TaskFailed: _task_failed,
     TaskCancelled: _task_cancelled,
-    TaskJoined: _op_event,
+    TaskJoined: _close_op,
     ModelCalled: _model_called,
     ModelReplied: _model_replied,
     ToolCalled: _tool_called,
     ToolReturned: _tool_returned,
     Compacted: _compacted,
-    Remembered: _op_event,
-    Recalled: _op_event,
+    Remembered: _close_op,
+    Recalled: _close_op,
     Evicted: _evicted,
     Revived: _revived,
-    Sampled: _op_event,
+    Sampled: _close_op,
     Refused: _refused,
 }

@@ -15,6 +15,7 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from treering.events.catalogue import (
     Budget,
     Failure,
+    HitRecord,
     InputAdded,
     MemoryRef,
     Recalled,
@@ -45,6 +46,7 @@ from treering.runtime.errors import (
     ChildCancelled,
     ChildFailed,
     LimitReached,
+    NotRunInFork,
     OpMisused,
     OpTimeout,
     OutcomeUnknown,
@@ -141,7 +143,7 @@ class Task:
             return OpRecord()
         recorded = record.request
         if recorded and request and recorded != request:
-            raise diverged(self._runner.run, self.path, number, record, asked, self._coroutine)
+            raise self._runner.fatal(diverged(self._runner.run, self.path, number, record, asked, self._coroutine))
         return record
 
     @property
@@ -222,8 +224,19 @@ class Task:
         return self._op_of("timeout", number, [op], perform)
 
     def _op_of(self, what: str, number: int, ops: list[Op[Any]], perform: Callable[[], Awaitable[T]]) -> Op[T]:
-        """An op made of others: ready when they are, given up with them."""
-        return Op(self, number, what, perform, lambda: prepare_all(ops), lambda reason: abandon_all(ops, reason))
+        """An op made of others: ready when they are, given up with them (number 0: it has no outcome of its own)."""
+
+        async def abandon(reason: str) -> None:
+            await abandon_all(ops, reason)
+            if number:
+                await self._give_up(number, reason)
+
+        return Op(self, number, what, perform, lambda: prepare_all(ops), abandon)
+
+    async def _give_up(self, number: int, reason: str) -> None:
+        """Record that an op was given up, unless the log holds its outcome: those after it wait for one."""
+        if not self._state.closed(number):
+            await self._sample(number, "abandoned", reason, "")
 
     def _consume(self, awaitables: Sequence["Op[Any] | Child"]) -> list[Op[Any]]:
         ops: list[Op[Any]] = []
@@ -293,7 +306,7 @@ class Task:
 
         async def abandon(reason: str) -> None:
             if not self._state.closed(number):
-                self._runner.cancel_tree(child.path, reason)
+                self._runner.cancel_tree(child.path, reason, more=True)
                 seq, _ = self._runner.sequencer.append(
                     Sampled("abandoned", msgspec.Raw(to_json(reason))), self.path, number
                 )
@@ -320,11 +333,11 @@ class Task:
             if isinstance(record.outcome, Sampled):
                 return bool(msgspec.json.decode(record.outcome.value))
             self._runner.need_live(self.path, number, "cancel")
-            running = self._runner.cancel_tree(child.path, "its parent cancelled it")
+            running = self._runner.cancel_tree(child.path, "its parent cancelled it", more=True)
             await self._sample(number, "cancel", running, request)
             return running
 
-        return Op(self, number, "cancel", perform)
+        return Op(self, number, "cancel", perform, abandon=lambda reason: self._give_up(number, reason))
 
     # --- models -----------------------------------------------------------------------------------------
 
@@ -393,19 +406,25 @@ class Task:
         number = self._next()
         refs = tuple(ref for ref in map(ref_of, sources) if not isinstance(ref, str))
 
-        async def perform() -> MemoryRef:
+        kept: tuple[int, str] = (0, "")
+
+        async def prepare() -> None:
+            nonlocal kept
             request = plain_digest("remember", text, msgspec.to_builtins(refs), pinned)
             record = self._take(number, request, text)
             if isinstance(record.outcome, Remembered):
-                return MemoryRef(record.outcome.id)
+                kept = record.seq, record.outcome.id
+                return
             self._runner.need_live(self.path, number, "remember")
             tokens = self._runner.count(Message("user", text))
             event = Remembered(memory_id(text), text, tokens, refs, pinned, request)
-            seq, _ = self._runner.sequencer.append(event, self.path, number)
-            await self._runner.sequencer.durable(seq)
-            return MemoryRef(event.id)
+            kept = self._runner.sequencer.append(event, self.path, number)[0], event.id
 
-        return Op(self, number, "remember", perform)
+        async def perform() -> MemoryRef:
+            await self._runner.sequencer.durable(kept[0])
+            return MemoryRef(kept[1])
+
+        return Op(self, number, "remember", perform, prepare)
 
     def recall(self, query: str, k: int = 5, *, over: str = "all") -> Op[list[Hit]]:
         """What memory and sources hold about `query`: at most `k` memories (hot, then cold) and `k` passages.
@@ -416,21 +435,27 @@ class Task:
         if over not in ("memory", "sources", "all"):
             raise UsageError(f"expected over to be memory, sources or all, found {over!r}")
 
-        async def perform() -> list[Hit]:
+        found: tuple[int, tuple[HitRecord, ...]] = (0, ())
+
+        async def prepare() -> None:
+            # Before anything beside it is performed: what it finds must not depend on which of them is quicker.
+            nonlocal found
             request = plain_digest("recall", query, k, over)
             record = self._take(number, request, query)
             if isinstance(record.outcome, Recalled):
-                return [self._runner.hit(hit) for hit in record.outcome.hits]
+                found = record.seq, record.outcome.hits
+                return
             self._runner.need_live(self.path, number, "recall")
-            state = self._runner.state
-            index = self._runner.index()
-            view = state.memory.view(scope_of(self._state))
-            hits = tuple(index.recall(state.memory, view, query, k, over))
-            seq, _ = self._runner.sequencer.append(Recalled(query[:2000], hits, request), self.path, number)
-            await self._runner.sequencer.durable(seq)
-            return [self._runner.hit(hit) for hit in hits]
+            memory = self._runner.state.memory
+            view = memory.view(scope_of(self._state))
+            hits = tuple(self._runner.index().recall(memory, view, query, k, over))
+            found = self._runner.sequencer.append(Recalled(query[:2000], hits, request), self.path, number)[0], hits
 
-        return Op(self, number, "recall", perform)
+        async def perform() -> list[Hit]:
+            await self._runner.sequencer.durable(found[0])
+            return [self._runner.hit(hit) for hit in found[1]]
+
+        return Op(self, number, "recall", perform, prepare)
 
     def add_input(self, path: str, root: str | None = None) -> Op[InputAdded]:
         """Read a file as text, once; from then on it is a source of the run. Raises InputError."""
@@ -457,7 +482,7 @@ class Task:
             await self._runner.sequencer.durable(seq)
             return event
 
-        return Op(self, number, "input", perform)
+        return Op(self, number, "input", perform, abandon=lambda reason: self._give_up(number, reason))
 
     @property
     def sources(self) -> list[InputAdded]:
@@ -518,12 +543,20 @@ class Task:
             returned = msgspec.structs.replace(found[1], reused=found[0])
         else:
             self._runner.need_live(self.path, number, "call")
+            if runner.reuse is not None and not runner.live_tools:
+                raise runner.fatal(
+                    NotRunInFork(
+                        f"task {self.path} op {number}: expected the parent run to have called {name} so, found that it "
+                        "did not; open the fork with live_tools to let it act"
+                    )
+                )
             if record.attempts and not idempotent:
-                raise OutcomeUnknown(
+                unknown = OutcomeUnknown(
                     f"task {self.path} op {number}: {name} was called before the last writer ended and may have "
                     "acted; it is not idempotent, so a person must settle it (to call it again: "
                     f"treering fork {runner.run} --at {record.called_seq - 1} --start)"
                 )
+                raise runner.fatal(unknown)
         attempt = record.attempts + 1
         called = ToolCalled(name, msgspec.Raw(encoded), request, f"{runner.run}/{self.path}/{number}", idempotent)
         seq, _ = runner.sequencer.append(called, self.path, number, attempt)
@@ -575,11 +608,7 @@ class Task:
             await self._sample(number, what, value, request)
             return value
 
-        async def abandon(reason: str) -> None:
-            if not self._state.closed(number):
-                await self._sample(number, "abandoned", reason, "")
-
-        return Op(self, number, what, perform, abandon=abandon)
+        return Op(self, number, what, perform, abandon=lambda reason: self._give_up(number, reason))
 
     async def _sample(self, number: int, what: str, value: Any, request: str) -> None:
         self._runner.need_live(self.path, number, what)

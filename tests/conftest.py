@@ -10,7 +10,7 @@ import re
 import pytest
 
 EXPECTED_SKIPS = {
-    "sleeps; the simulated clock": "waiting in real time shows nothing that the simulated clock does not",
+    "waits; the simulated clock": "waiting in real time shows nothing that the simulated clock does not",
     "which of several came first is a new sample": "a fork of a race may rightly end otherwise",
     "this file system refuses such names": "macOS has no file names that are not Unicode",
 }

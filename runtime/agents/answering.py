@@ -9,6 +9,7 @@ candidate, so that neither the answer's length nor how common it is needs a corr
 Generative Question Answering).
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -35,6 +36,9 @@ _CHANNEL_WEIGHT = 2.0
 _PASSAGE_COVERAGE_WEIGHT = 10.0
 _MIN_COVERAGE = 0.38
 _MIN_OVERLAP = 0.6
+_ASKING = frozenset(
+    "what who whom whose when where why how not no never without t before after first last less more least most".split()
+)
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -88,24 +92,18 @@ def _strongest(weights: Mapping[str, float], texts: Sequence[Text]) -> list[tupl
 
 # -- what a child says ------------------------------------------------------------------------------------------
 
-_ABSENT = (
-    "not in the text",
-    "not mentioned",
-    "not stated",
-    "not given",
-    "not specified",
-    "no answer",
-    "no information",
-    "does not say",
-    "does not answer",
-    "does not mention",
+# A whole reply that says so, not an answer in which something "is not given".
+_ABSENT = re.compile(
+    r"\W*(?:not (?:in|stated|mentioned|given|answered)\b|no (?:answer|information|mention)\b"
+    r"|there (?:is|was) no (?:answer|information|mention)\b|(?:the|this) (?:text|passage|input|document) do(?:es)? not\b"
+    r"|(?:it|that|this|the answer) (?:is|was) not (?:in the|stated|mentioned|given|specified|answered|said)\b)",
+    re.IGNORECASE,
 )
 
 
 def answers_nothing(reply: str) -> bool:
     """Whether a reply is empty, or only says that the text does not tell."""
-    plain = reply.casefold()
-    return not plain.strip() or any(words in plain for words in _ABSENT)
+    return not reply.strip() or _ABSENT.match(reply) is not None
 
 
 def replied(question: str, excerpt: Excerpt, reply: str) -> Candidate | None:
@@ -158,11 +156,18 @@ def conclusion(question: str, answer: str, sentence: str) -> str:
 def concluded(question: str, memory: str) -> str | None:
     """The answer that a memory already holds to this question, or None.
 
-    It does if it was made for much the same question, and no term of the new one is missing in it.
+    It does if it was made for much the same question, asked in the same way (when, who, why, not), and no term of
+    the new one is missing in it.
     """
     asked, _, rest = memory.partition("\n")
     answer, _, _ = rest.partition("\n")
     new, old = ({root(term) for term in query_terms(text)} for text in (question, asked))
-    if not answer or not new or not new <= roots(memory):
+    if not answer or not new or not new <= roots(memory) or _way(question) != _way(asked):
         return None
     return answer if len(new & old) / len(new | old) >= _MIN_OVERLAP else None
+
+
+def _way(question: str) -> set[str]:
+    """What recall ignores in a question and an answer depends on: which word asks, and whether it denies."""
+    words = {word.replace("which", "what") for word in re.findall(r"[a-z]+", question.casefold())}
+    return words & _ASKING

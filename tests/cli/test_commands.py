@@ -83,7 +83,7 @@ def test_a_fork_with_another_score_prefers_another_answer(call):
     code, out, err = call("fork", "last", "--set", f"{scores[-1]['seq']}=5", "--start", "--json")
     assert code == 0, err
     assert json.loads(out)["answer"] == answer
-    code, _, err = call("fork", "last", "--set", f"{scores[-1]['seq']}=Ines")
+    code, _, err = call("fork", first["run"], "--set", f"{scores[-1]['seq']}=Ines")
     assert code == 2
     assert "expected a number" in err
 
@@ -119,12 +119,27 @@ def test_a_changed_log_is_found(call):
     path = call.folder / ".treering" / "treering.db"
     connection = sqlite3.connect(path)
     connection.execute("DROP TRIGGER events_fixed")
-    connection.execute("UPDATE events SET body = replace(body, 'parrot', 'falcon') WHERE kind = 'TaskSpawned'")
+    connection.execute(
+        "UPDATE events SET body = replace(body, 'parrot', 'falcon')"
+        " WHERE json_extract(header, '$.kind') = 'TaskSpawned'"
+    )
     connection.commit()
     connection.close()
     code, _, err = call("verify", "last")
     assert code == 3
     assert "event 2" in err
+
+
+def test_the_doctor_tells_device_blas_and_speed(call):
+    """Measured now; without the model, which is said to be missing, only the arithmetic is."""
+    code, out, _ = call("doctor", "--json", TREERING_CACHE=str(call.folder))
+    checks = {check["check"]: check for check in json.loads(out)}
+    assert code == 1
+    assert not checks["model"]["ok"]
+    assert "treering models pull embedded" in checks["model"]["detail"]
+    assert "mlx" in checks["device"]["detail"]
+    assert checks["blas"]["detail"].split()[0] in ("mkl", "openblas", "reference", "native")
+    assert float(checks["speed"]["detail"].split(" GFLOP/s")[0]) > 0
 
 
 def test_commands_that_need_no_model_do_not_import_one(call):

@@ -200,21 +200,6 @@ def test_the_inbox_keeps_its_order(store):
     assert store.inbox("a", ids[2]) == []
 
 
-def test_the_latest_fitting_snapshot_of_a_lineage_is_found(store):
-    """By seq, fold version and chain digest; a fork uses its parent's up to the cut."""
-    a = begin(store, "a", 5)
-    store.save_snapshot("a", 2, a[1].digest, 1, b"two")
-    store.save_snapshot("a", 4, a[3].digest, 1, b"four")
-    fork(store, "b", "a", 3)
-    assert store.snapshot("a", 5, 1) == (4, b"four")
-    assert store.snapshot("a", 3, 1) == (2, b"two")
-    assert store.snapshot("a", 1, 1) is None
-    assert store.snapshot("a", 5, 2) is None
-    assert store.snapshot("b", 9, 1) == (2, b"two")
-    store.save_snapshot("a", 5, b"elsewhere".ljust(32), 1, b"five")
-    assert store.snapshot("a", 5, 1) == (4, b"four")
-
-
 def test_runs_are_found_by_name_beginning_or_last(store):
     """An ambiguous or unknown name is refused."""
     with pytest.raises(RunNotFound):
@@ -297,6 +282,57 @@ def test_a_newer_store_is_refused(path):
     with pytest.raises(StoreError, match="newer treering") as error:
         SQLiteStore(path)
     one_line(error)
+
+
+def test_a_store_of_the_first_version_goes_on(path):
+    """Its table of events has three generated columns more, which nobody asks for now."""
+    SQLiteStore(path).close()
+    connection = sqlite3.connect(path)
+    connection.executescript(
+        """DROP VIEW log; DROP TABLE events;
+        CREATE TABLE events(
+            n INTEGER NOT NULL, seq INTEGER NOT NULL, header TEXT NOT NULL, body TEXT, salt BLOB, digest BLOB NOT NULL,
+            kind TEXT GENERATED ALWAYS AS (json_extract(header, '$.kind')) VIRTUAL,
+            task TEXT GENERATED ALWAYS AS (coalesce(json_extract(header, '$.task'), '')) VIRTUAL,
+            op INTEGER GENERATED ALWAYS AS (coalesce(json_extract(header, '$.op'), 0)) VIRTUAL,
+            PRIMARY KEY(n, seq));
+        PRAGMA user_version = 1;"""
+    )
+    connection.close()
+    store = SQLiteStore(path)
+    records = begin(store, "a", 7)
+    assert list(store.read("a")) == records
+    assert [record.seq for record in store.read("a", task="2", kinds=["Sampled"])] == [3, 6]
+    store.close()
+
+
+def test_what_headers_say_stands_in_a_view_for_people(path):
+    """The view `log` shows each event of each run with its kind, task and op."""
+    store = SQLiteStore(path)
+    begin(store, "a", 3)
+    connection = sqlite3.connect(path)
+    rows = connection.execute("SELECT run, seq, kind, task, op, body FROM log ORDER BY seq").fetchall()
+    connection.close()
+    assert rows[2] == ("a", 3, "Sampled", "2", 3, '{"what":"now","value":3}')
+    store.close()
+
+
+def test_more_records_than_one_statement_holds_are_appended_in_order(path):
+    """A batch of any size is all there, and a batch with one bad record is not there at all."""
+    store = SQLiteStore(path)
+    records = begin(store, "a", 1)
+    lease = store.acquire("a")
+    for size in (1, 3, 63, 64, 65, 150):
+        more = chained("a", len(records) + 1, size, records[-1].digest)
+        store.append("a", lease.epoch, more)
+        records += more
+    assert list(store.read("a")) == records
+    more = chained("a", len(records) + 1, 70, records[-1].digest)
+    with pytest.raises(StoreError):
+        store.append("a", lease.epoch, [*more, records[-1]])
+    assert store.head("a")[0] == len(records)
+    lease.release()
+    store.close()
 
 
 @pytest.mark.parametrize("version", [0, 1, 99])

@@ -3,18 +3,24 @@
 from typing import Any
 
 from treering.events.catalogue import Budget
+from treering.events.errors import TreeringError
 from treering.runtime.errors import BudgetExceeded, ChildCancelled, ChildFailed, LimitReached, ModelFailed, OpTimeout
 from treering.runtime.task import Task
 
-__all__ = ["CORPUS", "EFFECTS"]
+__all__ = ["CORPUS", "EFFECTS", "count_effect", "pay_once"]
 
 EFFECTS: list[str] = []
-"""What the tool below did to the world."""
+"""What the tools below did to the world."""
 
 
 async def count_effect(name: str) -> str:
     EFFECTS.append(name)
     return f"did {name}"
+
+
+async def pay_once(name: str) -> str:
+    EFFECTS.append(f"paid {name}")
+    return f"paid {name}"
 
 
 async def leaf(task: Task, goal: str) -> str:
@@ -152,6 +158,40 @@ async def acting(task: Task, goal: str) -> Any:
     return [done, 0.0 <= chance < 1.0]
 
 
+async def payer(task: Task, goal: str) -> str:
+    paid: str = await task.call(pay_once, name=f"{task.path} {goal}")
+    return paid + (await task.generate(f"{goal} is paid", max_tokens=8)).text
+
+
+async def paying(task: Task, goal: str) -> Any:
+    """Tools that must not act twice: alone, beside a call, and in a child whose failures are taken as they come."""
+    first = await task.call(pay_once, name=f"{task.path} one")
+    beside = await task.gather(task.call(pay_once, name=f"{task.path} two"), task.generate("beside it", max_tokens=6))
+    try:
+        child = await task.gather(task.spawn(payer, "three"), return_failures=True)
+    except TreeringError:
+        return "went on without knowing"
+    return [first, str(beside), str(child)]
+
+
+async def sampling(task: Task, goal: str) -> Any:
+    drawn = [await task.random(), await task.random()]
+    return [*drawn, *await task.gather(task.now(), task.now())]
+
+
+async def talker(task: Task, goal: str) -> str:
+    said = ""
+    for step in range(6):
+        said = (await task.generate(f"{goal} step{step} " + "word " * 14, max_tokens=12)).text
+    return said
+
+
+async def wordy(task: Task, goal: str) -> str:
+    """Siblings whose windows overflow."""
+    children = [task.spawn(talker, f"{goal}{n}") for n in range(2)]
+    return (await task.generate(" ".join(await task.gather(*children)), max_tokens=8)).text
+
+
 async def stubborn(task: Task, goal: str) -> str:
     try:
         await task.generate("FAIL for good", max_tokens=8)
@@ -177,6 +217,9 @@ CORPUS = {
         shared_memory,
         side_by_side,
         acting,
+        paying,
+        sampling,
+        wordy,
         stubborn,
     )
 }

@@ -16,6 +16,8 @@ from treering.events.catalogue import (
     Recalled,
     Refused,
     Remembered,
+    RunForked,
+    RunResumed,
     Sampled,
     TaskCancelled,
     TaskFailed,
@@ -67,13 +69,17 @@ class Seen:
         self.ended: dict[str, str] = {}
         self.outcomes: dict[tuple[str, int], str] = {}
         self.calls: dict[tuple[str, int], ModelCalled] = {}
+        self.acts: dict[tuple[str, int], ToolCalled] = {}
+        self.joined: set[str] = set()
         self.windows: dict[str, int] = {}
+        self.waiting: list[int] = []
         self.slack_tokens = 0
 
     def step(self, header: Header, event: Event) -> None:
         """Fold one event and check all. Raises InvariantBroken."""
         self.previous = self.state.seq
         self.header, self.event = header, event
+        self.waiting = sorted(self.state.tasks[header.task].waiting) if header.task in self.state.tasks else []
         evolve(self.state, header, event)
         if isinstance(event, TaskSpawned):
             inherited = self.windows.get(header.task, self.state.config.window_tokens)
@@ -92,6 +98,10 @@ class Seen:
             self.outcomes[place] = header.kind
         if isinstance(event, ModelCalled):
             self.calls[place] = event
+        if isinstance(event, TaskJoined):
+            self.joined.add(event.child)
+        if isinstance(event, ToolCalled):
+            self.acts.setdefault(place, event)
         if isinstance(event, ModelReplied) and place in self.calls:
             self.slack_tokens += max(0, event.usage.generated - self.calls[place].max_tokens)
 
@@ -140,6 +150,38 @@ def ends_once(seen: Seen) -> str | None:
     return f"expected nothing after its {before}"
 
 
+def nothing_waits(seen: Seen) -> str | None:
+    """T3: a task that ends by itself has an outcome of every op: none waits for one before it."""
+    if isinstance(seen.event, TaskFinished | TaskFailed) and seen.waiting:
+        return f"expected every op to be applied, found the outcomes of {seen.waiting} waiting"
+    return None
+
+
+def joined_once(seen: Seen) -> str | None:
+    """T4: a parent takes the result of its own child, once, and when it has ended."""
+    if not isinstance(seen.event, TaskJoined):
+        return None
+    child = seen.event.child
+    if child in seen.joined:
+        return f"the result of {child} was taken before"
+    task = seen.state.tasks[child]
+    if task.parent != seen.header.task or task.status == "running":
+        return f"expected a child of {seen.header.task} that has ended, found {child}, {task.status}"
+    return None
+
+
+def acts_once(seen: Seen) -> str | None:
+    """E1: a tool that may not be repeated is called once, and one that may with the same key each time."""
+    if not isinstance(seen.event, ToolCalled):
+        return None
+    before = seen.acts.get((seen.header.task, seen.header.op))
+    if before is None:
+        return None
+    if not before.idempotent:
+        return "it was called before, and is not idempotent"
+    return None if before.key == seen.event.key else f"expected the key {before.key}, found {seen.event.key}"
+
+
 def one_outcome(seen: Seen) -> str | None:
     """J1: an op has one outcome, and nothing is called or compacted for it again after that."""
     place = (seen.header.task, seen.header.op)
@@ -160,6 +202,23 @@ def within_budget(seen: Seen) -> str | None:
             return f"expected at most {pool.limit.tokens} tokens in the pool of {path}, found {pool.tokens} used"
         if pool.reserved < 0 or pool.tokens < 0:
             return f"expected no negative sums in the pool of {path}, found {pool}"
+    return None
+
+
+def reserved_for_calls(seen: Seen) -> str | None:
+    """B2: a pool has reserved what calls in flight may use and what is set aside; nothing for a dead writer."""
+    tasks = [task for task in seen.state.tasks.values() if task.status == "running"]
+    reserved = dict.fromkeys(seen.state.pools, 0)
+    for task in tasks:
+        reserved[task.pool] += sum(call.reserved for call in task.calls.values())
+        if task.pool == task.path and task.parent:
+            reserved[seen.state.tasks[task.parent].pool] += seen.state.pools[task.path].limit.tokens or 0
+    for path, pool in seen.state.pools.items():
+        if pool.reserved != reserved[path]:
+            return f"expected {reserved[path]} tokens to be reserved in the pool of {path}, found {pool.reserved}"
+    if isinstance(seen.event, RunResumed | RunForked):
+        flying = [task.path for task in tasks if any(op not in task.waiting for op in task.calls)]
+        return f"expected no call in flight, found those of {flying}" if flying else None
     return None
 
 
@@ -210,8 +269,12 @@ INVARIANTS: dict[str, Callable[[Seen], str | None]] = {
     "L1": gapless,
     "T1": children_end_first,
     "T2": ends_once,
+    "T3": nothing_waits,
+    "T4": joined_once,
+    "E1": acts_once,
     "J1": one_outcome,
     "B1": within_budget,
+    "B2": reserved_for_calls,
     "W1": within_window,
     "M1": pinned_stay,
     "M2": only_the_unused_go,

@@ -6,6 +6,7 @@ went wrong can be had again. Nothing real is touched but this process's memory.
 
 import contextlib
 import random
+from collections import Counter
 from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any
@@ -13,22 +14,23 @@ from typing import Any
 import anyio
 import trio
 import trio._core._run as scheduler
-from corpus import CORPUS
+from corpus import CORPUS, EFFECTS
 from invariants import check_log
 from laws import config_for
 from trio.testing import MockClock
 
 from treering.events.catalogue import Budget, RunConfig
-from treering.events.codec import to_json, verify_chain
+from treering.events.codec import decode, to_json, verify_chain
 from treering.events.errors import LeaseLost, StoreError
 from treering.events.in_memory import InMemoryStore
 from treering.runtime.engine import EngineError, EngineInfo, EngineTransientError, Message, Reply, Request, StreamText
+from treering.runtime.errors import OutcomeUnknown
 from treering.runtime.runner import Runner, create_run, open_log
 from treering.runtime.seams import Commit
 from treering.runtime.task import Say, Task
 from treering.runtime.testing import echo
 
-__all__ = ["WORKFLOWS", "History", "simulate"]
+__all__ = ["WORKFLOWS", "History", "seeded", "simulate"]
 
 RULES = ["window:5", "window:60", "window:10000", "none", "lru:9", "sieve:9", "s3fifo:9", "actr:9"]
 MOST_SESSIONS = 40
@@ -74,8 +76,8 @@ class SimulatedEngine:
     What it answers depends on the request alone; whether it answers, on the attempt too.
     """
 
-    def __init__(self, seed: int, faults: bool) -> None:
-        self._seed, self._faults = seed, faults
+    def __init__(self, seed: int, faults: bool, met: Counter[str]) -> None:
+        self._seed, self._faults, self._met = seed, faults, met
         self._came: dict[bytes, int] = {}
         self.calls = 0
 
@@ -95,8 +97,10 @@ class SimulatedEngine:
         if self._faults:
             drawn = fate.random()
             if drawn < 0.12:
+                self._met["dropped"] += 1
                 raise EngineTransientError("the simulated line dropped", fate.choice([None, 3.0]))
             if drawn < 0.16:
+                self._met["hung"] += 1
                 await anyio.sleep_forever()
         return self._answer(request, random.Random(f"{self._seed} {key.hex()}"))
 
@@ -107,10 +111,13 @@ class SimulatedEngine:
         if self._faults:
             drawn = chance.random()
             if drawn < 0.05:
+                self._met["nonsense"] += 1
                 answer = chance.choice(NONSENSE)
             elif drawn < 0.08:
+                self._met["refused"] += 1
                 raise EngineError("the simulated model refused")
             elif drawn < 0.15:
+                self._met["cut short"] += 1
                 answer = answer[: chance.randrange(len(answer))]
         words = answer.split(" ")
         text = " ".join(words[: request.max_tokens])
@@ -135,12 +142,20 @@ class SimulatedWriter:
         self.dead = False
         session.writer = self
 
+    def soon(self, fly: Any) -> None:
+        # Both kinds of batch: one event at once, and all that the tasks whose turn it is have to say.
+        if self._session.slow:
+            trio.lowlevel.current_trio_token().run_sync_soon(fly)
+        else:
+            fly()
+
     def submit(self, commit: Commit, done: Any) -> None:
         if self.dead:
             return
         assert self._flying is None, "a batch was submitted before the one before it was done"
         self._flying = commit
         if self._session.slow:
+            self._session.met["slow"] += 1
             trio.lowlevel.spawn_system_task(self._later, commit, done)
         else:
             self._commit(commit, done)
@@ -156,6 +171,7 @@ class SimulatedWriter:
         if session.crash_seq is not None and commit[0][-1].seq >= session.crash_seq:
             if session.disk_fails:
                 self._flying = None
+                session.met["failed commit"] += 1
                 done(StoreError("the simulated disk is full"))
                 return
             session.crash()
@@ -173,7 +189,11 @@ class SimulatedWriter:
         if self.dead:
             return
         self.dead = True
-        if self._flying is not None and self._chance.random() < 0.5:
+        if self._flying is None:
+            return
+        kept = self._chance.random() < 0.5
+        self._session.met["write unheard of" if kept else "lost write"] += 1
+        if kept:
             self._store.append(self._run, self._epoch, *self._flying)
 
     def close(self) -> None:
@@ -183,7 +203,8 @@ class SimulatedWriter:
 class Session:
     """One process's life: how it will end, if it does not see the end of the run."""
 
-    def __init__(self, chance: random.Random, head: int, calm: bool) -> None:
+    def __init__(self, chance: random.Random, head: int, met: Counter[str], calm: bool) -> None:
+        self.met = met
         self.slow = chance.random() < 0.7
         self.crash_seq: int | None = None
         self.crash_time: float | None = None
@@ -212,23 +233,26 @@ class History:
         self.seed, self.agent, self.config = seed, agent, config
         self.store = InMemoryStore()
         self.run = ""
+        self.faults: Counter[str] = Counter()
         self.crashes = 0
         self.calls = 0
+        self.unknown = False
+        """It stopped because a payment may or may not have been made."""
         self.plain = False
-        """Neither the engine nor a message nor a budget made this run special: it ends as any other."""
+        """Neither the engine nor a message nor a budget made this run special: it ends as any other, if it ends."""
 
 
-def simulate(seed: int, messages: bool = False) -> History:
+def simulate(seed: int, messages: bool = False, agent: str | None = None) -> History:
     """Live one history and check what must hold. Raises whatever does not.
 
-    With `messages`, somebody asks or cancels meanwhile.
+    With `messages`, somebody asks or cancels meanwhile. Chance chooses the agent, if none is given.
     """
-    with _seeded(seed):
-        return trio.run(_live, seed, messages, clock=MockClock(autojump_threshold=0))
+    with seeded(seed):
+        return trio.run(_live, seed, messages, agent, clock=MockClock(autojump_threshold=0))
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Trio's scheduler draws from its own generator, and orders its batches only when it is told to."""
     before, state = scheduler._ALLOW_DETERMINISTIC_SCHEDULING, scheduler._r.getstate()
     scheduler._ALLOW_DETERMINISTIC_SCHEDULING = True
@@ -240,9 +264,11 @@ def _seeded(seed: int) -> Iterator[None]:
         scheduler._r.setstate(state)
 
 
-async def _live(seed: int, messages: bool) -> History:
+async def _live(seed: int, messages: bool, agent: str | None) -> History:
+    EFFECTS.clear()
     chance = random.Random(seed)
-    agent = chance.choice(sorted(WORKFLOWS))
+    chosen = chance.choice(sorted(WORKFLOWS))
+    agent = agent or chosen
     faults, limited = (chance.random() < share for share in (0.6, 0.2))
     config = config_for(
         agent,
@@ -258,9 +284,13 @@ async def _live(seed: int, messages: bool) -> History:
     most = chance.randint(0, 5)
     for number in range(MOST_SESSIONS):
         head, _ = history.store.head(history.run)
-        session = Session(chance, head, calm=number >= most)
-        if await _one_session(history, session, chance, SimulatedEngine(seed, faults), messages and number == 0):
-            await _check_end(history)
+        session = Session(chance, head, history.faults, calm=number >= most)
+        if await _one_session(
+            history, session, chance, SimulatedEngine(seed, faults, history.faults), messages and number == 0
+        ):
+            _check_effects(history)
+            if not history.unknown:
+                await _check_end(history)
             return history
         history.crashes += 1
     raise AssertionError(f"the run did not end in {MOST_SESSIONS} sessions")
@@ -296,6 +326,9 @@ async def _one_session(
         except StoreError:
             if not session.disk_fails:
                 raise
+        except OutcomeUnknown:
+            assert history.crashes, "a call is unknown, and nothing crashed"
+            history.unknown = finished = True
     if session.writer is not None:
         session.writer.die()
     history.calls += engine.calls
@@ -315,6 +348,14 @@ async def _post(store: InMemoryStore, run: str, kinds: list[str], seconds: float
     for kind in kinds:
         await trio.sleep(seconds)
         store.post(run, kind, "mill")
+
+
+def _check_effects(history: History) -> None:
+    """What touched the world did so once for each call on disk at most, and what must not be repeated once."""
+    called = [decode(record) for record in history.store.read(history.run, kinds=["ToolCalled"])]
+    assert len(EFFECTS) <= len(called), "a tool acted before its call was on disk"
+    paid = [effect for effect in EFFECTS if effect.startswith("paid")]
+    assert len(paid) == len(set(paid)), f"paid twice: {paid}"
 
 
 async def _check_end(history: History) -> None:

@@ -3,6 +3,7 @@
 `TREERING_SEED=N python -m pytest tests/runtime/test_simulation.py` lives one of them again.
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ from trio.testing import MockClock
 sys.path.insert(0, str(Path(__file__).parent))
 
 from invariants import InvariantBroken, Seen, check_log
-from laws import config_for, equal_view, fresh, run_once, script
+from laws import assert_equal, config_for, equal_view, fresh, run_once, script
 from simulation import WORKFLOWS, simulate
 
 from treering.events.catalogue import RunConfig
@@ -24,16 +25,21 @@ from treering.runtime.testing import ScriptedEngine
 
 CHUNKS, SEEDS = 20, 30
 ONE = os.environ.get("TREERING_SEED")
-TIMED = {"cancelled", "racing", "late"}
-"""What comes first, or in time, is a matter of chance in these."""
 
 
 def live(seed: int, messages: bool = False):
-    try:
+    with told_how(seed, "while_others" if messages else "all_seeds"):
         return simulate(seed, messages)
+
+
+@contextlib.contextmanager
+def told_how(seed: int, test: str):
+    """A failure says the one command that has it again."""
+    try:
+        yield
     except BaseException as error:
         error.add_note(
-            f"have it again by: TREERING_SEED={seed} python -m pytest tests/runtime/test_simulation.py -k promise"
+            f"have it again by: TREERING_SEED={seed} python -m pytest tests/runtime/test_simulation.py -k '{test}'"
         )
         raise
 
@@ -71,26 +77,34 @@ def test_a_seed_gives_the_same_history_twice():
 
 
 def test_seeds_differ_in_what_they_try():
-    """Crashes, retries, refusals and evictions all occur, for nearly every workflow."""
+    """Every fault of engine and disk, crashes, retries, refusals and evictions occur, for nearly every workflow."""
     histories = [live(seed) for seed in range(150)]
     kinds = {decode(record).header.kind for history in histories for record in history.store.read(history.run)}
     assert len({history.agent for history in histories}) > 9
     assert sum(history.crashes for history in histories) > 40
+    assert set().union(*(history.faults for history in histories)) == {
+        *("dropped", "hung", "refused", "nonsense", "cut short"),
+        *("slow", "failed commit", "lost write", "write unheard of"),
+    }
     assert {"RunResumed", "Refused", "Evicted", "Revived", "Compacted", "TaskCancelled", "ToolReturned"} <= kinds
 
 
-@pytest.mark.parametrize("name", sorted(set(WORKFLOWS) - TIMED))
+@pytest.mark.parametrize("name", sorted(set(WORKFLOWS) - {"sampling"}))  # that one is made of chance
 def test_a_history_without_faults_of_the_engine_ends_as_a_calm_one(name):
-    """Crashes alone change nothing that two equal runs have in common."""
-    for seed in range(300, 1100):
-        history = live(seed)
-        if history.plain and history.agent == name and history.crashes:
-            store, run = calm(name, history.config)
-            expected, found = equal_view(store, run), equal_view(history.store, history.run)
-            same = ["ended", "trunk"] if name == "acting" else list(expected)  # that one draws a random number
-            assert {part: found[part] for part in same} == {part: expected[part] for part in same}, f"seed {seed}"
+    """Crashes alone change nothing that two equal runs have in common, in races and deadlines of 50 s neither."""
+    compared = 0
+    for seed in [int(ONE)] if ONE else range(300, 1100):
+        with told_how(seed, f"calm_one and {name}"):
+            history = simulate(seed, agent=name)
+            if history.plain and history.crashes and not history.unknown:
+                expected, found = equal_view(*calm(name, history.config)), equal_view(history.store, history.run)
+                if name == "acting":  # its result holds no random number, but its log does
+                    del expected["ops"], found["ops"]
+                assert_equal(expected, found)
+                compared += 1
+        if compared == 3:
             return
-    pytest.fail("no seed tries this")
+    assert compared or ONE, "no seed tries this"
 
 
 @pytest.mark.parametrize("name", sorted(WORKFLOWS))

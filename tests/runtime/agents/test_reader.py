@@ -235,3 +235,30 @@ def test_a_memory_answers_the_same_question_only():
     assert concluded("Which wood is the lid?", memory) == "oak"
     assert concluded("Which wood is the door?", memory) is None
     assert concluded("Which wood is the lid?", "A remark on lids and wood") is None
+
+
+@pytest.mark.parametrize("other", ["Where", "Why", "Who", "How"])
+def test_a_memory_of_when_does_not_answer_why(other):
+    """Recall ignores the word that asks; an answer depends on it."""
+    memory = conclusion("When was the lighthouse built?", "1871", "It was built in 1871.")
+    assert concluded("When was the lighthouse built?", memory) == "1871"
+    assert concluded("When exactly was the lighthouse built?", memory) is None
+    assert concluded(f"{other} was the lighthouse built?", memory) is None
+    assert concluded("When was the lighthouse not built?", memory) is None
+
+
+@pytest.mark.parametrize(
+    ("reply", "nothing"),
+    [
+        ("", True),
+        ("Not in the text.", True),
+        ("The text does not say who.", True),
+        ("There is no information about it.", True),
+        ("If the encoding is not specified, UTF-8 is used.", False),
+        ("None, when the argument is not given.", False),
+        ("Nothing.", False),
+    ],
+)
+def test_a_reply_that_only_says_that_nothing_is_said(reply, nothing):
+    """A refusal is a whole reply; an answer may speak of what is not given."""
+    assert answers_nothing(reply) is nothing
