@@ -19,7 +19,6 @@ from benchmarks import row
 from benchmarks.counted import run_counted, syncs
 from treering.events.catalogue import RunConfig, Sampled, TaskSpawned
 from treering.events.sqlite import SQLiteStore
-from treering.memory.retention import KeepAll
 from treering.runtime.runner import create_run, open_log
 from treering.runtime.seams import ThreadWriter, World
 from treering.runtime.sequencer import Sequencer
@@ -77,7 +76,7 @@ async def _sequencer(path: Path) -> AsyncIterator[Sequencer]:
     lease = store.acquire(run)
     state, _, head, _ = open_log(store, run)
     writer = ThreadWriter(store, run, lease.epoch)
-    sequencer = Sequencer(run, state, head, KeepAll(), writer, World())
+    sequencer = Sequencer(run, state, head, writer, World())
     sequencer.append(TaskSpawned("1", "none", "none"), "1")
     await sequencer.durable()
     yield sequencer

@@ -41,7 +41,7 @@ _SETTINGS: tuple[tuple[str, _Field, Any, str], ...] = (
     ("--budget-tokens", ("budget", "tokens"), _SIZE, "Tokens, prompts included, that it may cost."),
     ("--budget-seconds", ("budget", "seconds"), _SECONDS, "Seconds in models and tools that it may cost."),
     ("--call-timeout", ("", "call_timeout_s"), _SECONDS, "Seconds that one call of a model or tool may take."),
-    ("--retention", ("", "retention"), str, "window:TOKENS or none."),
+    ("--retention", ("", "retention"), str, "window:, lru:, sieve:, s3fifo: or actr:TOKENS, or none."),
 )
 
 

@@ -24,6 +24,7 @@ from treering.events.catalogue import EVENT_TYPES
 from treering.events.codec import Stored, decode
 from treering.events.errors import UsageError
 from treering.events.log import LogStore, find_run
+from treering.memory.queues import Sized
 from treering.replays.listing import summarise
 
 if TYPE_CHECKING:
@@ -89,6 +90,16 @@ def show(name: str, at: int | None, call: int | None, store: str | None, as_json
         click.echo(
             f"memory: {found['memories']['hot']} hot, {found['memories']['cold']} cold; {len(state.sources)} sources"
         )
+        if pinned := found["memories"]["pinned_tokens"]:
+            policy = state.memory.policy
+            over = (
+                f", over the {policy.size} of the policy"
+                if isinstance(policy, Sized) and pinned > policy.size
+                else ""
+            )
+            click.echo(
+                f"pinned: {pinned} of {found['memories']['hot_tokens']} hot tokens{over}; no policy counts them"
+            )
         tokens = found["tokens"]
         click.echo(
             f"costs: {tokens['prompt']} prompt tokens ({tokens['cached']} cached), {tokens['generated']} generated, "
@@ -102,6 +113,7 @@ def _state_object(run: str, state: "RunState") -> dict[str, Any]:
     result = state.tasks[state.roots[-1]].result if state.roots else ""
     answer, _, citations = answer_of(msgspec.json.decode(result) if result else None)
     hot = sum(state.memory.is_hot(id) for id in state.memory.memories)
+    hot_tokens, pinned_tokens = state.memory.resident()
     return {
         "run": run,
         "status": state.status,
@@ -122,7 +134,12 @@ def _state_object(run: str, state: "RunState") -> dict[str, Any]:
             for task in state.tasks.values()
         ],
         "sources": [source.name for source in state.sources.values()],
-        "memories": {"hot": hot, "cold": len(state.memory.memories) - hot},
+        "memories": {
+            "hot": hot,
+            "cold": len(state.memory.memories) - hot,
+            "hot_tokens": hot_tokens,
+            "pinned_tokens": pinned_tokens,
+        },
         **costs_of(state),
     }
 

@@ -13,6 +13,7 @@ import click
 from treering.cli.comparing import bisect_, diff
 from treering.cli.demo import demo
 from treering.cli.forking import fork
+from treering.cli.lab import lab
 from treering.cli.looking import events, runs, show, verify
 from treering.cli.model_commands import doctor, models
 from treering.cli.printing import note
@@ -42,6 +43,7 @@ for _command in (
     memory,
     events,
     verify,
+    lab,
     fork,
     diff,
     bisect_,

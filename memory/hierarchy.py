@@ -16,7 +16,7 @@ from hashlib import blake2b
 import msgspec
 
 from treering.events.catalogue import MemoryRef, Ref, SourceSpan
-from treering.memory.retention import Queue, Retention
+from treering.memory.retention import KeepAll, Policy, parse_retention
 
 __all__ = ["TRUNK", "Hierarchy", "Memory", "Scope", "View", "Written", "memory_id", "normalise"]
 
@@ -77,18 +77,19 @@ class Scope(msgspec.Struct, gc=False):
 class Hierarchy(msgspec.Struct):
     """All memories of a run, all scopes, and the trunk's clock.
 
-    `queue` is what the retention policy may evict; `held` left it because the live root's window points at
-    them; `revivable` are cold memories that were accessed and whose revival is not yet recorded. `turns` names
-    for each version of the trunk the memory that became hot or cold then ("" where only what is known of one
-    changed), so that whoever follows the trunk need not look at all of it; `shared` are memories that several tasks
-    wrote.
+    `policy` is the rule named `rule` with its own state, over what it may evict; `held` left it because the live
+    root's window points at them; `revivable` are cold memories that were accessed and whose revival is not yet
+    recorded. `turns` names for each version of the trunk the memory that became hot or cold then ("" where only what
+    is known of one changed), so that whoever follows the trunk need not look at all of it; `shared` are memories
+    that several tasks wrote.
     """
 
     memories: dict[str, Memory] = {}
     scopes: dict[str, Scope] = {}
     clock: int = 0
     trunk_version: int = 0
-    queue: Queue = {}
+    rule: str = "none"
+    policy: Policy = msgspec.field(default_factory=KeepAll)
     held: list[str] = []
     revivable: list[str] = []
     turns: list[str] = []
@@ -137,9 +138,9 @@ class Hierarchy(msgspec.Struct):
         elif (memory := self.memories.get(id)) is not None:
             memory.accessed = self.clock
             memory.count += 1
-            if self.queue.pop(id, None) is not None:
-                self.queue[id] = self.clock
-            elif TRUNK in memory.placed and not self.is_hot(id) and id not in self.revivable:
+            if self.policy.access(id, self.clock):
+                return
+            if TRUNK in memory.placed and not self.is_hot(id) and id not in self.revivable:
                 self.revivable.append(id)
 
     def join(self, child: str, parent: str) -> None:
@@ -171,18 +172,32 @@ class Hierarchy(msgspec.Struct):
             memory = self.memories[id]
             if id not in ids and TRUNK in memory.placed and not memory.pinned and self.is_hot(id):
                 memory.accessed = self.clock
-                self.queue[id] = self.clock
+                self.policy.add(id, memory.tokens, self.clock)
+                self.policy.access(id, self.clock)
         self.held = sorted(ids & self.memories.keys())
         for id in self.held:
-            self.queue.pop(id, None)
+            self.policy.remove(id)
 
-    def due(self, policy: Retention) -> str | None:
+    def use(self, rule: str, seed: int) -> None:
+        """Let this retention policy decide from now on; another than before begins with what is hot, by last access.
+
+        Memories of equal age are in the order of their ids, so that the interleaving of siblings does not show.
+        """
+        if rule == self.rule:
+            return
+        self.rule, self.policy = rule, parse_retention(rule, seed)
+        free = [memory for id, memory in self.memories.items() if self.is_hot(id) and not memory.pinned]
+        for memory in sorted(free, key=lambda memory: (memory.accessed, memory.id)):
+            if memory.id not in self.held:
+                self.policy.add(memory.id, memory.tokens, memory.accessed)
+
+    def due(self) -> str | None:
         """The next memory that the policy wants cold."""
-        return policy.victim(self.queue, self.clock)
+        return self.policy.victim(self.clock)
 
     def evict(self, id: str) -> None:
         """A memory of the trunk goes cold."""
-        self.queue.pop(id, None)
+        self.policy.evict(id)
         self._turn(self.memories[id])
 
     def revive(self, id: str) -> None:
@@ -190,11 +205,16 @@ class Hierarchy(msgspec.Struct):
         self.revivable.remove(id)
         self._turn(self.memories[id])
         if not self.memories[id].pinned and id not in self.held:
-            self.queue[id] = self.clock
+            self.policy.add(id, self.memories[id].tokens, self.clock)
 
     def is_hot(self, id: str) -> bool:
         """Whether a memory is hot in the trunk now."""
         return len(self.memories[id].placed.get(TRUNK, ())) % 2 == 1
+
+    def resident(self) -> tuple[int, int]:
+        """Tokens of the trunk's hot memories, and of those among them that are pinned, which no policy counts."""
+        hot = [memory for id, memory in self.memories.items() if self.is_hot(id)]
+        return sum(memory.tokens for memory in hot), sum(memory.tokens for memory in hot if memory.pinned)
 
     def digest(self) -> str:
         """A digest of the trunk: its memories, which are hot, when they were last accessed, its clock."""
@@ -323,10 +343,10 @@ class Hierarchy(msgspec.Struct):
             self.access(scope, memory.id)
         else:
             memory.accessed = self.clock
-            if memory.id not in self.held:
-                self.queue[memory.id] = self.clock
+            if not memory.pinned and memory.id not in self.held:
+                self.policy.add(memory.id, memory.tokens, self.clock)
         if memory.pinned:
-            self.queue.pop(memory.id, None)
+            self.policy.remove(memory.id)
 
     def _adds(self, id: str, wrote: Written, view: View) -> bool:
         """Whether a write says of a known memory what its view does not know."""

@@ -41,7 +41,6 @@ from treering.events.log import LogStore, RunRow
 from treering.memory.compaction import measure_loss
 from treering.memory.hierarchy import memory_id
 from treering.memory.passages import estimate_tokens
-from treering.memory.retention import parse_retention
 from treering.memory.windows import EMPTY_DIGEST, roll
 from treering.runtime.deriving import derive
 from treering.runtime.digests import generate_digest, plain_digest, spawn_digest
@@ -120,14 +119,13 @@ def tell(store: LogStore, facts: Iterable[Fact], seams: Seams) -> tuple[str, int
 def _sealed(run: str, first: Fact, rest: Iterator[Fact], seams: Seams) -> Iterator[Record]:
     assert isinstance(first.event, RunStarted)
     state, head, seq = new_state(), GENESIS, 0
-    policy = parse_retention(first.event.config.retention)
     fact: Fact | None = first
     while fact is not None:
         seq += 1
         header, record = seal(fact.event, run, seq, fact.at, seams.entropy(16), head, fact.task, fact.op)
         head = record.digest
         evolve(state, header, fact.event)
-        follows = derive(state, policy, header, fact.event)
+        follows = derive(state, header, fact.event)
         assert follows is None, "no limit, no budget and no retention: nothing follows"
         yield record
         fact = next(rest, None)

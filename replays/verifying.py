@@ -13,7 +13,6 @@ from treering.events.catalogue import Event, Header, InputAdded, Refused, RunFor
 from treering.events.codec import Record, decode, text_digest, to_json, verified
 from treering.events.errors import BrokenChain
 from treering.events.log import LogReader, Segment, lineage
-from treering.memory.retention import parse_retention
 from treering.runtime.deriving import DERIVED, derive
 from treering.runtime.state import evolve, new_state
 
@@ -71,8 +70,7 @@ def _refold(store: LogReader, records: Iterable[Record], segments: list[Segment]
         except (LookupError, AttributeError, ValueError, TypeError) as error:
             raise BrokenChain(header.seq, f"{header.kind} does not follow from the events before it") from error
         assert first is not None
-        policy = parse_retention(state.config.retention)
-        expected = None if isinstance(event, RunForked) else derive(state, policy, first, event)
+        expected = None if isinstance(event, RunForked) else derive(state, first, event)
     if expected is not None and not destroyed:
         raise BrokenChain(
             state.seq + 1, f"{expected[0].kind} follows from event {state.seq}, found the end of the log"

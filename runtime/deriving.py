@@ -15,7 +15,6 @@ from treering.events.catalogue import (
     Revived,
     TaskSpawned,
 )
-from treering.memory.retention import Retention
 from treering.runtime.state import RunState, TaskState
 
 __all__ = ["DERIVED", "derive"]
@@ -27,7 +26,7 @@ SYSTEM_SHARE = 0.25
 """The part of a token budget that compactions may use; beyond it they do without a model."""
 
 
-def derive(state: RunState, policy: Retention, header: Header, event: Event) -> tuple[Header, Event] | None:
+def derive(state: RunState, header: Header, event: Event) -> tuple[Header, Event] | None:
     """The next event that `event`, just folded, makes follow, with the task and op it belongs to; or None."""
     if isinstance(event, ModelCalled):
         return _refuse_call(state, header, event)
@@ -38,13 +37,11 @@ def derive(state: RunState, policy: Retention, header: Header, event: Event) -> 
     memory = state.memory
     if memory.revivable:
         return _about(header, Revived(memory.revivable[0], Cause(header.seq, "accessed")))
-    if not memory.queue:
-        return None
-    victim = memory.due(policy)
+    victim = memory.due()
     if victim is None:
         return None
     age = memory.clock - memory.memories[victim].accessed
-    return _about(header, Evicted(victim, age, Cause(header.seq, f"unused for {age} tokens")))
+    return _about(header, Evicted(victim, age, Cause(header.seq, memory.policy.reason(victim, age))))
 
 
 def _about(header: Header, event: Event) -> tuple[Header, Event]:

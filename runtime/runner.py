@@ -195,10 +195,8 @@ class Runner:
         writer = _ReplayWriter() if self.replaying else self._writer_of(self.store, self.run, epoch)
         self._writer: Writer = writer
         config = self._config or self.state.config
-        policy = parse_retention(config.retention)
-        self.sequencer = Sequencer(
-            self.run, self.state, head, policy, writer, self.seams, self._observers, self._stop
-        )
+        parse_retention(config.retention)  # an unknown one is refused before anything is written
+        self.sequencer = Sequencer(self.run, self.state, head, writer, self.seams, self._observers, self._stop)
         self.slots = Slots(config.concurrency)
 
     def _forked(self) -> RunForked | None:

@@ -14,7 +14,6 @@ from treering.events.catalogue import Event, Header
 from treering.events.codec import Record, seal
 from treering.events.errors import StoreError
 from treering.events.log import Blob
-from treering.memory.retention import Retention
 from treering.runtime.deriving import derive
 from treering.runtime.seams import Bell, Seams, Writer, new_bell
 from treering.runtime.state import RunState, evolve
@@ -36,7 +35,6 @@ class Sequencer:
         run: str,
         state: RunState,
         head: bytes,
-        policy: Retention,
         writer: Writer,
         seams: Seams,
         observers: Sequence[Observer] = (),
@@ -45,7 +43,6 @@ class Sequencer:
         self.run = run
         self.state = state
         self.head = head
-        self.policy = policy
         self.poisoned: BaseException | None = None
         self.durable_seq = state.seq
         self._writer = writer
@@ -81,7 +78,7 @@ class Sequencer:
         self._blobs.extend(blobs)
         first = self._one(event, task, op, attempt)
         caused: Event = event
-        while (derived := derive(self.state, self.policy, first, caused)) is not None:
+        while (derived := derive(self.state, first, caused)) is not None:
             about, caused = derived
             self._one(caused, about.task, about.op, about.attempt)
             if about.op:

@@ -44,6 +44,7 @@ from treering.events.catalogue import (
 )
 from treering.events.codec import decode_body, to_json
 from treering.memory.hierarchy import TRUNK, Hierarchy
+from treering.memory.queues import from_plain, to_plain
 from treering.memory.windows import Window, memories_of
 
 __all__ = [
@@ -54,8 +55,10 @@ __all__ = [
     "Totals",
     "depth_of",
     "evolve",
+    "load_state",
     "new_state",
     "parent_path",
+    "save_state",
     "scope_of",
 ]
 
@@ -169,6 +172,16 @@ def evolve(state: RunState, header: Header, event: Event | None) -> RunState:
     return state
 
 
+def save_state(state: RunState) -> bytes:
+    """The state as bytes."""
+    return msgspec.msgpack.encode(state, enc_hook=to_plain)
+
+
+def load_state(state: bytes) -> RunState:
+    """The state in these bytes. Raises msgspec.DecodeError if they are none."""
+    return msgspec.msgpack.decode(state, type=RunState, dec_hook=from_plain)
+
+
 def depth_of(path: str) -> int:
     """How deep a task stands: 1 for a root."""
     return path.count(".") + 1
@@ -191,23 +204,28 @@ def scope_of(task: TaskState) -> str:
 
 
 def _run_started(state: RunState, header: Header, event: RunStarted) -> None:
-    state.config = event.config
+    _configure(state, event.config)
 
 
 def _run_resumed(state: RunState, header: Header, event: RunResumed) -> None:
-    state.config = event.config
+    _configure(state, event.config)
     state.epoch = event.epoch
     _release_calls(state)
 
 
 def _run_forked(state: RunState, header: Header, event: RunForked) -> None:
     if event.config is not None:
-        state.config = event.config
+        _configure(state, event.config)
         for path in state.roots:
             if state.tasks[path].status == "running":  # a question in progress goes on under the new budget
                 state.pools[path].limit = event.config.budget
     state.epoch = 1
     _release_calls(state)
+
+
+def _configure(state: RunState, config: RunConfig) -> None:
+    state.config = config
+    state.memory.use(config.retention, config.seed)
 
 
 def _release_calls(state: RunState) -> None:

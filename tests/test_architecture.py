@@ -30,7 +30,7 @@ LONGER = {
 RUNS_ONLY_WHERE_THERE = {"trio", "pytest"}
 """Imported only while its own loop runs, or by pytest itself."""
 
-USED_EXTRAS = ("otel",)
+USED_EXTRAS = ("otel", "plot")
 """Extras that the package imports late, with a line that says how to install them."""
 
 BROUGHT = {"transformers", "tokenizers"}

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "runtime"))
@@ -14,8 +15,10 @@ from treering.events.catalogue import Cause, Evicted, Header, RunConfig, TaskSpa
 from treering.events.codec import body_digest, encode, to_json
 from treering.events.errors import BrokenChain
 from treering.events.in_memory import InMemoryStore
+from treering.replays.showing import state_at
 from treering.replays.verifying import verify
 from treering.runtime.runner import Runner, create_run, fork_run
+from treering.runtime.state import load_state, save_state
 from treering.runtime.task import Task
 from treering.runtime.testing import ScriptedEngine
 
@@ -72,6 +75,37 @@ async def test_evictions_are_computed_again_in_the_run_and_in_every_fork():
         async with Runner(store, fork, ScriptedEngine(script), agents={"forgetful": forgetful}) as runner:
             await runner.resume()
         assert verify(store, fork).segments == 2
+
+
+async def hoarder(task: Task, goal: str) -> int:
+    """Remembers more than its memory holds, uses some of it, and pins more than that."""
+    for number in range(12):
+        await task.remember(f"fact {number} " + "and more " * (number % 4), pinned=number in (3, 4, 7))
+        await task.recall(f"fact {number % 3}", 1)
+        await task.generate(f"{goal} {number}", max_tokens=4)
+    await task.remember("long " * 60)
+    return 0
+
+
+@pytest.mark.parametrize("rule", ["lru:12", "sieve:12", "s3fifo:12", "actr:12"])
+async def test_every_policy_is_computed_again_also_after_a_fork_to_another(rule):
+    """Evictions of every rule verify, and so do those of a fork that goes on under a rule of its own."""
+    store = InMemoryStore()
+    config = RunConfig("hoarder", retention=rule, weights="scripted", template="words", overhead_tokens=2)
+    run = create_run(store, config, Steady())
+    async with Runner(store, run, ScriptedEngine(script), agents={"hoarder": hoarder}) as runner:
+        await runner.ask("go")
+    assert verify(store, run).derived >= 5
+    state = state_at(store, run)
+    hot, pinned = state.memory.resident()
+    assert 12 < pinned < hot <= pinned + 12
+    last = store.head(run)[0]
+    for cut, other in ((last // 3, "window:20"), (last // 2, "lru:6"), (last // 2, rule), (last - 2, "sieve:6")):
+        fork = fork_run(store, run, cut, config=msgspec.structs.replace(config, retention=other))
+        async with Runner(store, fork, ScriptedEngine(script), agents={"hoarder": hoarder}) as runner:
+            await runner.resume()
+        assert verify(store, fork).derived >= 5
+    assert load_state(save_state(state)) == state
 
 
 async def test_an_eviction_that_does_not_follow_is_named():

@@ -29,7 +29,7 @@ from treering.events.catalogue import (
     Used,
 )
 from treering.events.codec import Record, decode
-from treering.memory.retention import KeepWhileUsed, parse_retention
+from treering.memory.hierarchy import TRUNK
 from treering.runtime.state import RunState, evolve, new_state
 
 __all__ = ["INVARIANTS", "InvariantBroken", "Seen", "check_log"]
@@ -249,17 +249,22 @@ def pinned_stay(seen: Seen) -> str | None:
 
 
 def only_the_unused_go(seen: Seen) -> str | None:
-    """M2: what is evicted was unused for longer than the retention window."""
+    """M2: what is evicted was unused for longer than the window, or did not fit into the size with the rest."""
     if not isinstance(seen.event, Evicted):
         return None
-    policy = parse_retention(seen.state.config.retention)
+    name, _, size = seen.state.config.retention.partition(":")
     memory = seen.state.memory
     age = memory.clock - memory.memories[seen.event.id].accessed
     if age != seen.event.age:
         return f"expected the age {age}, found {seen.event.age}"
-    if not isinstance(policy, KeepWhileUsed):
-        return f"expected no eviction under {seen.state.config.retention}"
-    return None if age > policy.tokens else f"unused for only {age} tokens of {policy.tokens}"
+    if name == "none":
+        return f"expected no eviction under {name}"
+    if name == "window":
+        return None if age > int(size) else f"unused for only {age} tokens of {size}"
+    free = [id for id in memory.memories if TRUNK in memory.memories[id].placed and memory.is_hot(id)]
+    free = [id for id in free if not memory.memories[id].pinned and id not in memory.held]
+    tokens = sum(memory.memories[id].tokens for id in (*free, seen.event.id))
+    return None if tokens > int(size) else f"expected more than {size} tokens before it, found {tokens}"
 
 
 INVARIANTS: dict[str, Callable[[Seen], str | None]] = {

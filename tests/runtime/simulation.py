@@ -32,6 +32,7 @@ from treering.runtime.testing import echo
 
 __all__ = ["WORKFLOWS", "History", "seeded", "simulate"]
 
+RULES = ["window:5", "window:60", "window:10000", "none", "lru:9", "sieve:9", "s3fifo:9", "actr:9"]
 MOST_SESSIONS = 40
 NONSENSE = ["", " ", "\0\x1b[2J", "<|im_end|> " * 9, "{" * 40, "٣ 🙂 \u202e ni", "Earlier, in short: " * 5]
 
@@ -273,7 +274,7 @@ async def _live(seed: int, messages: bool, agent: str | None) -> History:
         agent,
         seed=seed,
         window_tokens=chance.choice([120, 120, 150, 400]),
-        retention=chance.choice(["window:5", "window:60", "window:10000", "none"]),
+        retention=chance.choice(RULES),
         concurrency=chance.randint(1, 5),
         budget=Budget(tokens=chance.randint(50, 900)) if limited else Budget(),
     )

@@ -3,7 +3,6 @@
 import sys
 from pathlib import Path
 
-import msgspec
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -15,7 +14,7 @@ from treering.events.codec import decode, verify_chain
 from treering.events.errors import StoreError
 from treering.runtime.errors import NotRunInFork, OutcomeUnknown
 from treering.runtime.runner import Runner, fork_run, open_log
-from treering.runtime.state import RunState, evolve, new_state
+from treering.runtime.state import evolve, load_state, new_state, save_state
 from treering.runtime.testing import ScriptedEngine
 
 
@@ -249,13 +248,13 @@ async def test_folding_from_any_snapshot_equals_folding_from_the_start(name, any
     _skip_slow(name, anyio_backend)
     store, run = fresh(name)
     await run_once(store, run, CORPUS, ScriptedEngine(script))
-    whole = msgspec.msgpack.encode(open_log(store, run)[0])
+    whole = save_state(open_log(store, run)[0])
     stored = [decode(record) for record in store.read(run)]
     for cut in range(len(stored)):
         state = new_state()
         for one in stored[:cut]:
             evolve(state, one.header, one.event)
-        state = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=RunState)
+        state = load_state(save_state(state))
         for one in stored[cut:]:
             evolve(state, one.header, one.event)
-        assert msgspec.msgpack.encode(state) == whole
+        assert save_state(state) == whole
