@@ -44,6 +44,31 @@ ANSWERER = (
 )
 
 
+_EXAMPLES = tuple(
+    say
+    for text, answer, question in (
+        (
+            "Harbour\nThe keeper of the lighthouse, Tomas Varga, kept a parrot. The light was lit with whale oil until "
+            "1871.",
+            "Tomas Varga",
+            "Who looked after the lighthouse?",
+        ),
+        (
+            'Commands\nlist [directory]\nShow the files of the directory. The option "--all" also shows hidden files.',
+            "--all",
+            "Which option makes hidden files visible?",
+        ),
+        (
+            'Engine checks\nBefore starting, press the primer. If the fuel is missing, a "FuelError" is reported.',
+            "FuelError",
+            "Which error is reported when there is no fuel?",
+        ),
+    )
+    for say in (Say((f"Text:\n{text}\n\nAnswer: {answer}",)), Say((question,), "assistant"))
+)
+"""What is asked of a small model is shown to it: without examples its scores chose no better than none at all."""
+
+
 class Citation(msgspec.Struct, frozen=True):
     """Characters `start` to `end` of a source, which are `text`."""
 
@@ -131,8 +156,7 @@ async def read_excerpt(
     for part in parts:
         shown += [part, "\n"]
     scores = [
-        task.score(Say((*shown, f"\nAnswer: {answer}\n\nWrite the question.")), goal, system=ASKER)
-        for answer in answers
+        task.score([*_EXAMPLES, Say((*shown, f"\nAnswer: {answer}"))], goal, system=ASKER) for answer in answers
     ]
     channels = await task.gather(*scores)
     if all(channel is not None for channel in channels):

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from treering.events.catalogue import MemoryRef, SourceSpan
 from treering.memory.finding import RecallIndex
 from treering.memory.hierarchy import TRUNK, Hierarchy, memory_id
+from treering.memory.queues import from_plain, to_plain
 from treering.memory.recall import Query, is_under
-from treering.memory.retention import KeepWhileUsed
 
 WORDS = ["lamp", "tide", "parrot", "mill", "rope"]
 TEXTS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(" ".join)
@@ -29,7 +29,7 @@ STEPS = st.one_of(
 LEAVES = st.lists(STEPS, max_size=6)
 PARENTS = st.lists(STEPS | st.tuples(st.just("child"), LEAVES), max_size=6)
 ROOTS = st.lists(STEPS | st.tuples(st.just("child"), PARENTS), min_size=1, max_size=8)
-POLICY = KeepWhileUsed(40)
+POLICY = "window:40"
 
 
 class Performer:
@@ -40,6 +40,7 @@ class Performer:
 
     def __init__(self, root: list[Any], choose: Callable[[int], int], save_each: bool = False) -> None:
         self.memory = Hierarchy()
+        self.memory.use(POLICY, 0)
         self.index = RecallIndex()
         self.seen: dict[tuple[str, int], Any] = {}
         self._ops: dict[str, int] = {"1": 0}
@@ -89,12 +90,12 @@ class Performer:
         others = {scope: self.memory.view_digest(self.memory.view(scope)) for scope in self.memory.scopes}
         trunk = self.memory.digest()
         act()
-        while (due := self.memory.due(POLICY)) is not None:
+        while (due := self.memory.due()) is not None:
             self.memory.evict(due)
         while self.memory.revivable:
             self.memory.revive(self.memory.revivable[0])
         if self._save_each:
-            self.memory = msgspec.msgpack.decode(msgspec.msgpack.encode(self.memory), type=Hierarchy)
+            self.memory = _saved_and_loaded(self.memory)
         for scope in self.memory.scopes.keys() & others.keys() - {path}:
             assert self.memory.view_digest(self.memory.view(scope)) == others[scope], (
                 f"{path} changed what {scope} sees"
@@ -163,6 +164,7 @@ def test_a_hierarchy_that_was_saved_at_every_step_goes_on_the_same(root: list[An
 def test_a_child_that_pins_and_cites_does_so_for_itself_until_it_is_joined() -> None:
     """Before that neither its siblings, nor the trunk, nor the retention policy know of it."""
     memory = Hierarchy()
+    memory.use("window:10", 0)
     id = memory_id("the rule")
     memory.remember(TRUNK, id, "the rule", 3, (), False, "1", 1, 1)
     for child in ("1.1", "1.2"):
@@ -172,12 +174,13 @@ def test_a_child_that_pins_and_cites_does_so_for_itself_until_it_is_joined() -> 
     assert memory.provenance(id, memory.view("1.1")) == (span,)
     assert memory.provenance(id, memory.view("1.2")) == memory.provenance(id, memory.view(TRUNK)) == ()
     assert not memory.memories[id].pinned
-    assert id in memory.queue
+    memory.tick(TRUNK, 11)
+    assert memory.due() == id
     memory.join("1.1", TRUNK)
     assert memory.provenance(id, memory.view(TRUNK)) == (span,)
     assert memory.provenance(id, memory.view("1.2")) == ()
     assert memory.memories[id].pinned
-    assert id not in memory.queue
+    assert memory.due() is None
     assert [(one.task, one.seq) for one in memory.written(id, memory.view(TRUNK))] == [("1", 1), ("1.1", 5)]
 
 
@@ -186,3 +189,8 @@ def test_a_path_is_under_itself_and_what_spawned_it() -> None:
     assert [is_under(path, "1.2") for path in ("1.2", "1.2.3", "1.2~4", "1.20", "1", "1.1")] == [True] * 3 + [
         False
     ] * 3
+
+
+def _saved_and_loaded(memory: Hierarchy) -> Hierarchy:
+    plain = msgspec.msgpack.encode(memory, enc_hook=to_plain)
+    return msgspec.msgpack.decode(plain, type=Hierarchy, dec_hook=from_plain)

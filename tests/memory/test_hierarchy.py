@@ -57,15 +57,15 @@ def test_a_join_brings_writes_and_ticks_in_their_order():
 
 def test_a_pin_of_a_child_waits_for_its_join():
     """What the trunk evicts does not depend on how far a child has come."""
-    memory = Hierarchy()
+    memory = Hierarchy(policy=KeepWhileUsed(10))
     id = _remember(memory, TRUNK, "a rule")
     memory.open("1.1", TRUNK)
     _remember(memory, "1.1", "a rule", pinned=True)
     memory.tick(TRUNK, 11)
-    assert memory.due(KeepWhileUsed(10)) == id
+    assert memory.due() == id
     memory.join("1.1", TRUNK)
     memory.tick(TRUNK, 11)
-    assert memory.due(KeepWhileUsed(10)) is None
+    assert memory.due() is None
     assert memory.memories[id].pinned
 
 

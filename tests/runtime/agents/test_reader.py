@@ -50,7 +50,7 @@ class Scoring(ScriptedEngine):
 
     async def score(self, request: Request, continuation: str) -> Score:
         self.scored += 1
-        likely = f"Answer: {self.liked}\n" in request.messages[-1].text
+        likely = request.messages[-1].text.endswith(f"Answer: {self.liked}")
         return Score(-1.0 if likely else -40.0, 4, 20)
 
 
