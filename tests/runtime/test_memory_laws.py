@@ -25,7 +25,7 @@ from treering.events.in_memory import InMemoryStore
 from treering.runtime.deriving import DERIVED
 from treering.runtime.engine import Reply, Request, StreamText
 from treering.runtime.runner import Runner
-from treering.runtime.state import RunState, evolve, new_state, scope_of
+from treering.runtime.state import RunState, evolve, load_state, new_state, save_state, scope_of
 from treering.runtime.task import Say, Task
 from treering.runtime.testing import ScriptedEngine
 
@@ -102,7 +102,7 @@ def steps(store: InMemoryStore, run: str, snapshot_at: int = 0) -> Steps:
     for at, stored in enumerate(records):
         evolve(state, stored.header, stored.event)
         if stored.seq == snapshot_at:
-            state = msgspec.msgpack.decode(msgspec.msgpack.encode(state), type=RunState)
+            state = load_state(save_state(state))
         if at + 1 < len(records) and isinstance(records[at + 1].event, DERIVED):
             continue  # what this event caused is of the same step
         for task in state.tasks.values():
