@@ -22,7 +22,7 @@ class Op(Generic[T]):
     """One effect, numbered when it was made and performed when it is awaited. It can be awaited once.
 
     `prepare` runs before any op of the same await is performed, in the order of numbers, whether its outcome is
-    recorded or not; an op of ops prepares them all. `abandon` records that the op was given up. Raises OpMisused for an await that could not be replayed.
+    recorded or not; an op of ops prepares them all, and has the lowest of their numbers. `abandon` records that the op was given up. Raises OpMisused for an await that could not be replayed.
     """
 
     __slots__ = ("abandon", "number", "perform", "prepare", "task", "what")

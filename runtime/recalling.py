@@ -80,14 +80,14 @@ class Recaller:
 def past_of(state: RunState, path: str, op: int) -> Past:
     """What is in the past of task `path` at its op number `op`: for each task, the number below which its ops are.
 
-    Its own ops, those of the tasks above it until they spawned it, and all of those whose result was taken by
+    Its own ops, those of the tasks above it that were done when they spawned it, and all of those whose result was taken by
     then: below it, beside it, or under an earlier root. By numbers of ops, so that it is the same in a replay.
     """
     bounds: dict[str, int] = {}
     at, bound = path, op
     while at:
         bounds[at] = bound
-        at, bound = state.tasks[at].parent, state.tasks[at].op
+        at, bound = state.tasks[at].parent, state.tasks[at].parent_done
     began = state.tasks[state.tasks[path].root].spawned
 
     def past(other: str) -> int:

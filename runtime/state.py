@@ -90,8 +90,9 @@ class Waiting(msgspec.Struct, gc=False):
 
 class TaskState(msgspec.Struct, gc=False):
     """One task. `pool` is the path of the task whose pool it draws on; `next_op` the first op whose effects
-    are not yet applied; `system` marks compactions and the like; `joined` is the op of its parent that took its
-    result; `offered` are memories that it was shown: it accesses them when they enter its window."""
+    are not yet applied; `system` marks compactions and the like; `parent_done` are the ops of its parent, below this
+    number, that were applied when it began; `joined` is the op of its parent that took its result; `offered` are
+    memories that it was shown: it accesses them when they enter its window."""
 
     path: str
     parent: str
@@ -105,6 +106,7 @@ class TaskState(msgspec.Struct, gc=False):
     system: bool = False
     status: str = "running"
     children: int = 0
+    parent_done: int = 0
     next_op: int = 1
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -277,6 +279,7 @@ def _task_spawned(state: RunState, header: Header, event: TaskSpawned) -> None:
     state.tasks[path] = task
     if parent is not None and not system:
         parent.children += 1
+        task.parent_done = parent.next_op
         state.memory.open(path, scope_of(parent))
         _close_op(state, header, event)
     if not system:

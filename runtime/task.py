@@ -34,6 +34,7 @@ from treering.events.catalogue import (
     Used,
 )
 from treering.events.codec import text_digest, to_json
+from treering.events.errors import InputError
 from treering.events.log import Blob
 from treering.memory.hierarchy import memory_id, normalise
 from treering.memory.recall import Hit, Query, check_unicode
@@ -148,6 +149,10 @@ class Task:
             raise self._runner.fatal(diverged(self._runner.run, self.path, number, record, asked, self._coroutine))
         return record
 
+    def _done(self) -> int:
+        """The number below which ops are done: one that is made and not awaited is not, whatever the log holds."""
+        return min((op.number for op in self._open.values()), default=self._op + 1)
+
     @property
     def _state(self) -> TaskState:
         return self._runner.state.tasks[self.path]
@@ -233,7 +238,8 @@ class Task:
             if number:
                 await self._give_up(number, reason)
 
-        return Op(self, number, what, perform, lambda: prepare_all(ops), abandon)
+        first = min((op.number for op in ops), default=self._op + 1)
+        return Op(self, first, what, perform, lambda: prepare_all(ops), abandon)
 
     async def _give_up(self, number: int, reason: str) -> None:
         """Record that an op was given up, unless the log holds its outcome: those after it wait for one."""
@@ -507,12 +513,19 @@ class Task:
             record = self._take(number, request, path)
             if isinstance(record.outcome, InputAdded):
                 return record.outcome
+            if isinstance(record.outcome, Sampled):
+                raise InputError(msgspec.json.decode(record.outcome.value))
             self._runner.need_live(self.path, number, "input")
             reuse = self._runner.reuse
             event = None if reuse is None else reuse.input(self.path, number, request)
             blobs: tuple[Blob, ...] = ()
             if event is None:
-                found = await self._runner.read_input(path, root)
+                try:
+                    found = await self._runner.read_input(path, root)
+                except InputError as error:
+                    # An outcome too: later ones wait for it, and a replay does not look at the disk.
+                    await self._sample(number, "unreadable", str(error), request)
+                    raise
                 digest = text_digest(found.text)
                 event = InputAdded(
                     found.name, digest, len(found.text), found.bytes, found.digest, found.media_type, request
@@ -527,9 +540,9 @@ class Task:
 
     @property
     def sources(self) -> list[InputAdded]:
-        """The sources that this task sees, by the order of their names."""
+        """The sources that this task sees by now, by the order of their names."""
         state = self._runner.state
-        seen = sources_seen(state, past_of(state, self.path, self._op + 1))
+        seen = sources_seen(state, past_of(state, self.path, self._done()))
         return sorted((state.sources[source] for source in seen), key=lambda source: (source.name, source.source))
 
     def passages(self, source: str) -> list[SourceSpan]:
