@@ -25,7 +25,7 @@ __all__ = ["demo"]
 
 _QUESTION = "What does the nonlocal statement do?"
 _NEXT = "What does the global statement do?"
-_TOPICS = ("nonlocal", "global", "pass")
+_TOPICS = ("nonlocal", "global", "pass", "del", "assert", "break", "continue", "return")
 
 
 @click.command()
@@ -62,7 +62,7 @@ async def _demo(opened: LogStore, model: str, job: "Job", context: click.Context
             click.echo(f"\n> treering ask {run} {_NEXT!r}    # the text is in the log: it is not read again")
             codes.append(print_outcome(await go_on(opened, run, _NEXT, False, engine=engine), False))
             path = _slice(Path(folder))
-            click.echo(f"\n> treering run 'Shorten this' --agent digest --input {path.name}    # three of its topics")
+            click.echo(f"\n> treering run 'Shorten this' --agent digest --input {path.name}    # {len(_TOPICS)} of its topics")
             inputs = {"paths": [str(path)], "root": ""}
             config = RunConfig("digest", model=model)
             found = await start_run(opened, engine, config, "Shorten this", inputs, False, job)
