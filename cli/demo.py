@@ -62,7 +62,9 @@ async def _demo(opened: LogStore, model: str, job: "Job", context: click.Context
             click.echo(f"\n> treering ask {run} {_NEXT!r}    # the text is in the log: it is not read again")
             codes.append(print_outcome(await go_on(opened, run, _NEXT, False, engine=engine), False))
             path = _slice(Path(folder))
-            click.echo(f"\n> treering run 'Shorten this' --agent digest --input {path.name}    # {len(_TOPICS)} of its topics")
+            click.echo(
+                f"\n> treering run 'Shorten this' --agent digest --input {path.name}    # {len(_TOPICS)} of its topics"
+            )
             inputs = {"paths": [str(path)], "root": ""}
             config = RunConfig("digest", model=model)
             found = await start_run(opened, engine, config, "Shorten this", inputs, False, job)

@@ -142,7 +142,8 @@ def _config(config: RunConfig) -> str:
 
 
 def _failure(failure: Failure) -> str:
-    return f"{failure.kind}: {one_line(failure.message)}"
+    where = f" ({failure.line})" if failure.line else ""
+    return f"{failure.kind}: {one_line(failure.message)}{where}"
 
 
 def _text(text: str) -> str:

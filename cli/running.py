@@ -122,12 +122,16 @@ async def ask_run(store: LogStore, name: str, question: str, quiet: bool) -> int
 def run(question: str, inputs: tuple[str, ...], store: str | None, as_json: bool, **options: Any) -> None:
     """Ask QUESTION about the inputs; answer with citations."""
     from treering.cli.interrupting import finish_job
+    from treering.runtime.registry import Agents
 
     if not question.strip():
         raise UsageError("expected a question, found an empty one")
     config = changed(None, options)
     paths, root = list_paths(inputs)
-    given = {"paths": paths, "root": root} if paths or config.agent in ("reader", "digest") else {}
+    if not paths and config.agent in ("reader", "digest"):
+        raise UsageError(f"expected --input with the agent {config.agent}, found nothing to read")
+    given = {"paths": paths, "root": root} if paths else {}
+    Agents().check(config.agent, given)
 
     async def work(job: "Job") -> int:
         async with loaded(config, as_json) as engine:

@@ -33,6 +33,7 @@ from treering.events.in_memory import InMemoryStore
 from treering.events.log import Blob, Lease, LogStore, RunRow
 from treering.memory.compaction import extract
 from treering.memory.retention import parse_retention
+from treering.runtime.divergence import raised_at
 from treering.runtime.engine import Engine, Message, StreamText
 from treering.runtime.errors import NotRunInFork, OutcomeUnknown, ReplayEnded
 from treering.runtime.forking import fork_run
@@ -304,7 +305,7 @@ class Runner:
         if isinstance(ended, TaskFinished):
             return Outcome(self.run, path, "finished", msgspec.json.decode(ended.result))
         if isinstance(ended, TaskFailed):
-            return Outcome(self.run, path, "failed", error=ended.failure.message)
+            return Outcome(self.run, path, "failed", error=self.state.tasks[path].failure)
         reason = ended.reason if isinstance(ended, TaskCancelled) else "it never ran"
         return Outcome(self.run, path, "cancelled", error=reason)
 
@@ -366,7 +367,8 @@ class Runner:
                 except _FATAL:
                     raise
                 except Exception as error:
-                    event = TaskFailed(Failure(type(error).__name__, str(error) or type(error).__name__))
+                    kind = type(error).__name__
+                    event = TaskFailed(Failure(kind, " ".join(str(error).split()) or kind, raised_at(error)))
                 await self._end_task(running, path, event)
             except _FATAL as error:
                 self._stop(error)
@@ -374,7 +376,7 @@ class Runner:
     async def _end_task(self, running: _Running, path: str, event: TaskFinished | TaskFailed) -> None:
         recorded = self.journal.ended(path)
         if recorded is not None:
-            if to_json(recorded) != to_json(event):
+            if to_json(_placeless(recorded)) != to_json(_placeless(event)):
                 raise Divergence(
                     path,
                     0,
@@ -553,6 +555,13 @@ class Runner:
         seq, _ = self.sequencer.append(TaskFinished(msgspec.Raw(to_json(bool(reply)))), path)
         await self.sequencer.durable(seq)
         return reply, path
+
+
+def _placeless(ended: Ended) -> Ended:
+    """The same end, wherever in the code it came: lines move when code changes."""
+    if not isinstance(ended, TaskFailed):
+        return ended
+    return TaskFailed(msgspec.structs.replace(ended.failure, line=""))
 
 
 class _ReplayWriter:

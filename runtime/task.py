@@ -334,7 +334,7 @@ class Task:
         if isinstance(ended, TaskFinished):
             return self._runner.agents.convert(ended.result, child._returns)
         if isinstance(ended, TaskFailed):
-            raise ChildFailed(child.path, ended.failure.message)
+            raise ChildFailed(child.path, ended.failure)
         if isinstance(ended, Refused):
             raise refusal(ended, child.path)
         raise ChildCancelled(child.path, ended.reason if isinstance(ended, TaskCancelled) else "it never ran")
