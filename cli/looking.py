@@ -25,7 +25,7 @@ from treering.events.codec import Stored, decode
 from treering.events.errors import UsageError
 from treering.events.log import LogStore, find_run
 from treering.memory.queues import Sized
-from treering.replays.listing import summarise
+from treering.replays.listing import standing, summarise
 
 if TYPE_CHECKING:
     from treering.runtime.state import RunState
@@ -61,7 +61,7 @@ def runs(store: str | None, as_json: bool) -> None:
             else:
                 origin = f"  fork of {row.parent} at {row.cut}" if row.parent else ""
                 click.echo(
-                    f"{row.run}  {found.status:<9}  {found.events:>6} events  {one_line(found.goal, 50)}{origin}"
+                    f"{row.run}  {found.status:<11}  {found.events:>6} events  {one_line(found.goal, 50)}{origin}"
                 )
 
 
@@ -81,11 +81,12 @@ def show(name: str, at: int | None, call: int | None, store: str | None, as_json
             _show_call(opened, run, call, as_json)
             return
         state = state_at(opened, run, at)
-        found = _state_object(run, state)
+        status = standing(opened, run, state.status) if at is None and not state.config.origin else state.status
+        found = {**_state_object(run, state), "status": status}
         if as_json:
             print_json(found)
             return
-        click.echo(f"run {run} at event {state.seq}: {state.status}, agent {state.config.agent}")
+        click.echo(f"run {run} at event {state.seq}: {status}, agent {state.config.agent}")
         print_tree(state)
         click.echo(
             f"memory: {found['memories']['hot']} hot, {found['memories']['cold']} cold; {len(state.sources)} sources"
@@ -107,6 +108,8 @@ def show(name: str, at: int | None, call: int | None, store: str | None, as_json
         )
         if found["answer"] is not None:
             click.echo(f"answer: {visible(str(found['answer']))}")
+        if status == "interrupted":
+            note(f"go on with: treering resume {run}")
 
 
 def _state_object(run: str, state: "RunState") -> dict[str, Any]:

@@ -187,13 +187,28 @@ def resume(name: str, take_over: bool, store: str | None, as_json: bool) -> None
 @store_option
 @json_option
 def cancel(name: str, store: str | None, as_json: bool) -> None:
-    """Ask the process that holds RUN to end its question."""
+    """End the question of RUN: at once if nobody goes on with it, else by the process that holds it."""
+    import anyio
+
     with closing(open_store(store)) as opened:
         row = find_run(opened, name)
         status = summarise(opened, row).status
-        if status != "running":  # the message would wait, and end the next question instead
+        if status not in ("running", "interrupted"):  # the message would wait, and end the next question instead
             raise UsageError(f"expected run {row.run} to be running, found it {status}; there is nothing to cancel")
-        opened.post(row.run, "cancel", "")
-    note(f"asked run {row.run} to stop")
+        status = anyio.run(_cancel, opened, row.run)
+    note(f"run {row.run} is cancelled" if status == "cancelled" else f"asked run {row.run} to stop")
     if as_json:
-        print_json({"run": row.run, "status": "cancelling"})
+        print_json({"run": row.run, "status": status})
+
+
+async def _cancel(store: LogStore, run: str) -> str:
+    from treering.runtime.runner import Runner
+
+    try:
+        async with Runner(store, run) as runner:
+            if await runner.cancel() is None:
+                raise UsageError(f"expected run {run} to be running, found that it ended just now")
+    except LeaseHeld:
+        store.post(run, "cancel", "")
+        return "cancelling"
+    return "cancelled"

@@ -265,6 +265,16 @@ class Runner:
                 self._take_inbox()
         return outcome
 
+    async def cancel(self) -> Outcome | None:
+        """End the last root and all below it, without going on with it; None if it had ended."""
+        if self.state.status != "running":
+            return None
+        path = self.state.roots[-1]
+        self._running.setdefault(path, _Running())
+        self.cancel_tree(path, "a person cancelled it")
+        await self.sequencer.durable()
+        return self._outcome(path, self._running[path].ended)
+
     async def replay(self) -> list[Outcome]:
         """Run all roots again on recorded outcomes alone. Raises Divergence where the code asks otherwise."""
         return [await self._again(path, enter=True) for path in list(self.state.roots)]
