@@ -39,7 +39,12 @@ _SETTINGS: tuple[tuple[str, _Field, Any, str], ...] = (
     ("--max-children", ("limits", "children"), _SIZE, "Children of one task."),
     ("--max-tasks", ("limits", "tasks"), _SIZE, "Tasks under one question."),
     ("--budget-tokens", ("budget", "tokens"), _SIZE, "Tokens, prompts included, that it may cost."),
-    ("--budget-seconds", ("budget", "seconds"), _SECONDS, "Seconds in models and tools that it may cost."),
+    (
+        "--budget-seconds",
+        ("budget", "seconds"),
+        _SECONDS,
+        "Seconds in models and tools that it may cost, those of parallel calls added up.",
+    ),
     ("--call-timeout", ("", "call_timeout_s"), _SECONDS, "Seconds that one call of a model or tool may take."),
     ("--retention", ("", "retention"), str, "window:, lru:, sieve:, s3fifo: or actr:TOKENS, or none."),
 )
@@ -107,11 +112,11 @@ def check_window(config: RunConfig) -> None:
 
 
 @asynccontextmanager
-async def loaded(config: RunConfig, quiet: bool) -> "AsyncIterator[Engine]":
+async def loaded(config: RunConfig) -> "AsyncIterator[Engine]":
     """The engine of a configuration, ready to be asked; closed at the end, also of a cancellation. Seconds."""
     from anyio import CancelScope
 
-    if not quiet and config.model != "scripted":
+    if config.model != "scripted":
         note(f"loading the model {config.model}")
     engine = await _load(config)
     try:

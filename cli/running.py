@@ -4,6 +4,8 @@ Owns how a question and its inputs become a run, and how a run goes on. All that
 any of these at any instant loses nothing that was finished.
 """
 
+import os
+import time
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,7 @@ _SHOWN_SKIPPED = 3
 def list_paths(inputs: tuple[str, ...]) -> tuple[list[str], str]:
     """The files to read, as absolute paths, and the folder they are named below ("" for none).
 
+    Several inputs are named below the folder that they have in common, so that two files of one name are told apart.
     What cannot be read is said here, before anything begins; in a folder it is passed over. Raises InputError.
     """
     from treering.tools.inputs import PYTHON_REFERENCE, check_input, list_inputs
@@ -46,15 +49,16 @@ def list_paths(inputs: tuple[str, ...]) -> tuple[list[str], str]:
             some = ", ".join(names[:_SHOWN_SKIPPED]) + (", …" if len(names) > _SHOWN_SKIPPED else "")
             files = f"{len(names)} file{'s' if len(names) > 1 else ''}"
             note(f"passed over {files} in {given}: {why} ({some})")
-    folder = inputs[0] if len(inputs) == 1 and Path(inputs[0]).is_dir() else ""
-    return list(dict.fromkeys(paths)), str(Path(folder).resolve()) if folder else ""
+    places = [Path(given).resolve() for given in dict.fromkeys(inputs) if given != PYTHON_REFERENCE]
+    if not places or (len(places) == 1 and not places[0].is_dir()):
+        return list(dict.fromkeys(paths)), ""
+    return list(dict.fromkeys(paths)), os.path.commonpath([at if at.is_dir() else at.parent for at in places])
 
 
 async def go_on(
     store: LogStore,
     name: str,
     question: str | None,
-    quiet: bool,
     *,
     inputs: dict[str, Any] | None = None,
     engine: "Engine | None" = None,
@@ -67,19 +71,21 @@ async def go_on(
     """
     from treering.runtime.runner import Runner
 
+    started = time.monotonic()
+    note(f"run {name}")  # first of all: whoever stops this knows how to go on
     async with AsyncExitStack() as stack:
-        shown, know = stack.enter_context(watching(quiet))
+        shown, know = stack.enter_context(watching())
         runner = Runner(store, name, take_over=take_over, **shown)
         await stack.enter_async_context(runner)
         know(runner.state)
         if question is None and not runner.state.roots:
             raise UsageError(f"run {name} has no question yet; treering ask {name} QUESTION")
         if engine is None and (question is not None or not runner.idle):
-            engine = await stack.enter_async_context(loaded(runner.state.config, quiet))
+            engine = await stack.enter_async_context(loaded(runner.state.config))
         if engine is not None:
             runner.use(engine)
         outcome = await (runner.resume() if question is None else runner.ask(question, inputs))
-        return result_object(name, runner.state, outcome, runner.unreached)
+        return result_object(name, runner.state, outcome, runner.unreached, time.monotonic() - started)
 
 
 async def start_run(
@@ -88,29 +94,26 @@ async def start_run(
     config: "RunConfig",
     question: str,
     inputs: dict[str, Any],
-    quiet: bool,
     job: "Job",
 ) -> dict[str, Any]:
     """A new run with its first question; what came of it. The engine stays the caller's to close."""
     from treering.runtime.runner import create_run
 
     job.run = create_run(store, on_engine(config, engine))
-    if not quiet:
-        note(f"run {job.run}")
-    return await go_on(store, job.run, question, quiet, inputs=inputs, engine=engine)
+    return await go_on(store, job.run, question, inputs=inputs, engine=engine)
 
 
-async def ask_run(store: LogStore, name: str, question: str, quiet: bool) -> int:
+async def ask_run(store: LogStore, name: str, question: str, as_json: bool) -> int:
     """The next question of a run; the exit code. If another process holds the run, it will take the question."""
     try:
-        found = await go_on(store, name, question, quiet)
+        found = await go_on(store, name, question)
     except LeaseHeld as held:
         store.post(name, "ask", question)
         note(f"{held.holder} holds run {name}: the question waits for it; treering show {name}")
-        if quiet:
+        if as_json:
             print_json({"run": name, "status": "posted", "answer": None})
         return 0
-    return print_outcome(found, quiet)
+    return print_outcome(found, as_json)
 
 
 @click.command()
@@ -134,8 +137,8 @@ def run(question: str, inputs: tuple[str, ...], store: str | None, as_json: bool
     Agents().check(config.agent, given)
 
     async def work(job: "Job") -> int:
-        async with loaded(config, as_json) as engine:
-            found = await start_run(opened, engine, config, question, given, as_json, job)
+        async with loaded(config) as engine:
+            found = await start_run(opened, engine, config, question, given, job)
         return print_outcome(found, as_json)
 
     with closing(open_store(store, create=True)) as opened:
@@ -175,7 +178,7 @@ def resume(name: str, take_over: bool, store: str | None, as_json: bool) -> None
 
     async def work(job: "Job") -> int:
         job.run = find_run(opened, name).run
-        return print_outcome(await go_on(opened, job.run, None, as_json, take_over=take_over), as_json)
+        return print_outcome(await go_on(opened, job.run, None, take_over=take_over), as_json)
 
     with closing(open_store(store)) as opened:
         code = finish_job(work)

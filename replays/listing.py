@@ -10,7 +10,7 @@ from treering.events.catalogue import RunStarted, TaskSpawned
 from treering.events.codec import decode, decode_header
 from treering.events.log import LogStore, RunRow
 
-__all__ = ["Summary", "standing", "summarise"]
+__all__ = ["Summary", "elapsed_s", "standing", "summarise"]
 
 _STATUS = {"TaskFinished": "finished", "TaskFailed": "failed", "TaskCancelled": "cancelled"}
 
@@ -26,6 +26,18 @@ class Summary(msgspec.Struct, frozen=True):
     status: str
     goal: str
     events: int
+
+
+def elapsed_s(store: LogStore, run: str, until: int | None = None) -> float:
+    """For how long somebody went on with a run, up to event `until`: not from one's last event to the next's first."""
+    total = began = last = 0
+    for record in store.read(run, until=until):
+        header = decode_header(record.header)
+        if header.kind in ("RunStarted", "RunResumed", "RunForked"):
+            total += last - began
+            began = header.at
+        last = header.at
+    return (total + last - began) / 1000
 
 
 def standing(store: LogStore, run: str, status: str) -> str:

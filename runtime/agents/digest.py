@@ -86,11 +86,14 @@ async def _summarise(task: Task, goal: str, leaves: Sequence[Leaf], fan_out: int
 
 
 async def _concluded(task: Task, goal: str, summary: str) -> dict[str, Any]:
+    """The answer, with the passages that share most words with goal and summary; the first ones if none does."""
+    names = {source.source: source.name for source in task.sources}
     nearest = await task.recall(f"{goal}\n{summary}", CITATIONS, over="sources")
+    spans = [hit.ref for hit in nearest if isinstance(hit.ref, SourceSpan)]
+    first = [span for source in task.sources for span in task.passages(source.source)[:CITATIONS]][:CITATIONS]
     citations = [
-        {"source": hit.name, "start": hit.ref.start, "end": hit.ref.end, "text": hit.text}
-        for hit in nearest
-        if isinstance(hit.ref, SourceSpan)
+        {"source": names[span.source], "start": span.start, "end": span.end, "text": task.text(span)}
+        for span in spans or first
     ]
     return {"answer": summary, "found": True, "citations": citations}
 
