@@ -31,7 +31,7 @@ _NEXT = "What does the global statement do?"
 _TOPICS = ("nonlocal", "global", "pass", "del", "assert", "break", "continue", "return")
 
 
-@click.command()
+@click.command(short_help="Three jobs on Python's own reference.")
 @click.option("--model", default="embedded", hidden=True)
 @store_option
 @json_option

@@ -67,7 +67,7 @@ def runs(store: str | None, as_json: bool) -> None:
                 )
 
 
-@click.command()
+@click.command(short_help="The tree, memory and costs of a run at any event.")
 @click.argument("name", metavar="RUN")
 @click.option("--at", type=click.IntRange(min=1), default=None, help="After this event; default: the last.")
 @click.option("--call", type=click.IntRange(min=1), default=None, help="What the model call of this event saw.")
@@ -210,7 +210,7 @@ def _print_event(stored: Stored, as_json: bool) -> None:
         click.echo(f"{header.seq:>5} {header.task or '-':<8} {op:>3}  {header.kind:<15} {describe(stored.event)}")
 
 
-@click.command()
+@click.command(short_help="Check a run's log.")
 @click.argument("name", metavar="RUN")
 @store_option
 @json_option

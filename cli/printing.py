@@ -116,6 +116,8 @@ def costs_of(state: "RunState", seconds: float) -> dict[str, Any]:
 def print_outcome(found: dict[str, Any], as_json: bool) -> int:
     """An answer, its citations and what it cost; the exit code."""
     _print_result(found) if not as_json else print_json(found)
+    if found.get("advice"):
+        note(f"to go on with more: {found['advice']}")
     for seq in found["unreached"]:
         note(f"the edit of event {seq} was never reached: the fork took another way")
     return 0 if found["status"] == "finished" else 1
@@ -149,13 +151,24 @@ def seconds_of(found: dict[str, Any]) -> str:
 
 
 def print_tree(state: "RunState") -> None:
-    """The tasks of a run, one a line, children under their parents."""
+    """The tasks of a run, one a line, children under their parents.
+
+    Of very many, the branches that hold a task which did not finish come first, so that they are among those shown.
+    """
     from treering.runtime.state import parent_path
 
     shown = 0
     children: dict[str, list[str]] = {}
     for path in state.tasks:
         children.setdefault(parent_path(path), []).append(path)
+    if len(state.tasks) > _SHOWN_TASKS:
+        telling: set[str] = set()
+        for path, task in state.tasks.items():
+            while task.status != "finished" and path and path not in telling:
+                telling.add(path)
+                path = parent_path(path)
+        for below in children.values():
+            below.sort(key=lambda path: path not in telling)
 
     waiting = [(path, "") for path in reversed(children.get("", []))]
     while waiting:
@@ -165,7 +178,7 @@ def print_tree(state: "RunState") -> None:
             return
         shown += 1
         task = state.tasks[path]
-        why = f": {one_line(task.failure, 60)}" if task.failure else ""
+        why = f": {one_line(task.failure, 100)}" if task.failure else ""
         tokens = f"  {task.prompt_tokens}+{task.generated_tokens} tokens" if task.prompt_tokens else ""
         above = state.tasks.get(task.parent)
         goal = f"  {one_line(task.goal, 60)}" if above is None or above.goal != task.goal else ""

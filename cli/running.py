@@ -16,6 +16,8 @@ from treering.cli.configuring import changed, loaded, on_engine, settings_option
 from treering.cli.live import watching
 from treering.cli.opening import json_option, open_store, store_option
 from treering.cli.printing import note, print_json, print_outcome, result_object
+from treering.events.catalogue import Refused
+from treering.events.codec import decode
 from treering.events.errors import LeaseHeld, UsageError
 from treering.events.log import LogStore, find_run
 from treering.replays.listing import summarise
@@ -85,7 +87,19 @@ async def go_on(
         if engine is not None:
             runner.use(engine)
         outcome = await (runner.resume() if question is None else runner.ask(question, inputs))
-        return result_object(name, runner.state, outcome, runner.unreached, time.monotonic() - started)
+        found = result_object(name, runner.state, outcome, runner.unreached, time.monotonic() - started)
+        return {**found, "advice": _advice(store, name, found["error"])}
+
+
+def _advice(store: LogStore, run: str, error: str) -> str:
+    """How to go on from before what was refused, if a question failed of that; else ""."""
+    for record in store.read(run, kinds=["Refused"]) if error else ():
+        refused = decode(record).event
+        if isinstance(refused, Refused) and f"{refused.what} allows {refused.limit:g}" in error:
+            option = f"--{refused.what.replace('_', '-')}"
+            more = f"{refused.needed:g}" if refused.what.startswith("max") else "MORE"
+            return f"treering fork {run} --at {refused.cause.seq - 1} {option} {more} --start"
+    return ""
 
 
 async def start_run(
@@ -167,7 +181,7 @@ def ask(name: str, question: str, store: str | None, as_json: bool) -> None:
     raise SystemExit(code)
 
 
-@click.command()
+@click.command(short_help="Go on with a run from what is on disk.")
 @click.argument("name", metavar="RUN")
 @click.option("--take-over", is_flag=True, help="Take the run from the process that holds it.")
 @store_option
@@ -185,7 +199,7 @@ def resume(name: str, take_over: bool, store: str | None, as_json: bool) -> None
     raise SystemExit(code)
 
 
-@click.command()
+@click.command(short_help="End the question that RUN is at.")
 @click.argument("name", metavar="RUN")
 @store_option
 @json_option

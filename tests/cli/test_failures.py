@@ -38,6 +38,22 @@ async def decoding(task, goal):
 """
 
 
+DEEP = """
+async def deep(task, goal):
+    left = int(goal)
+    return f"bottom {left}" if left == 0 else await task.spawn(deep, str(left - 1))
+
+
+async def wide(task, goal):
+    children = [task.spawn(one, str(number)) for number in range(100)]
+    return await task.gather(*children)
+
+
+async def one(task, goal):
+    return 1 / (90 - int(goal))
+"""
+
+
 def _line(text):
     """The number of the line of AGENTS that holds `text`."""
     return 1 + next(at for at, line in enumerate(AGENTS.splitlines()) if text in line)
@@ -107,6 +123,31 @@ def test_a_module_that_cannot_be_imported_is_one_line(shell, text, said):
     code, out, err = _run(shell, "f")
     assert (code, out) == (2, "")
     assert err == f"treering: expected the agent mine:f to be importable, found {said}\n"
+
+
+def test_a_limit_that_was_met_is_raised_by_the_fork_that_is_named(shell):
+    """What was done before is not done again."""
+    (shell.folder / "mine.py").write_text(DEEP)
+    code, _, err = shell.call("run", "4", "--agent", "mine:deep", "--model", "scripted")
+    assert code == 1
+    (advice,) = [line for line in err.splitlines() if line.startswith("to go on with more: treering ")]
+    code, out, err = shell.call(*advice.removeprefix("to go on with more: treering ").split())
+    assert (code, out) == (0, "bottom 0\n"), err
+
+
+def test_a_task_that_failed_is_shown_however_many_there_are(shell):
+    """Before those that finished."""
+    (shell.folder / "mine.py").write_text(DEEP)
+    assert shell.call("run", "go", "--agent", "mine:wide", "--model", "scripted", "--max-children", "100")[0] == 1
+    shown = shell.look("show", "last")[1].splitlines()
+    assert "ZeroDivisionError: division by zero (mine.py:13)" in shown[2]
+    assert shown[2].startswith("  1.91 one  failed")
+    assert shown[3].startswith("  1.1 one  finished")
+
+
+def test_the_help_of_each_command_is_not_cut(shell):
+    """In the list of all."""
+    assert "..." not in shell.look("--help")[1].partition("Commands:")[2]
 
 
 def test_an_unexpected_error_is_one_line_and_a_traceback_if_asked_for(monkeypatch, capsys):

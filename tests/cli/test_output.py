@@ -1,11 +1,13 @@
 """What commands print: for people on stderr, for programs on stdout, under keys that stay."""
 
 import json
+import threading
 import time
 
 AGENTS = """
 async def side_by_side(task, goal):
-    return await task.gather(*[task.generate(f"part {n} {goal}", max_tokens=5, keep=False) for n in range(8)])
+    many = 24 if goal == "many" else 8
+    return await task.gather(*[task.generate(f"part {n} {goal}", max_tokens=5, keep=False) for n in range(many)])
 
 
 async def large(task, goal):
@@ -42,6 +44,29 @@ def test_time_is_told_as_people_count_and_as_calls_add_up(shell):
     assert shown["model_seconds"] == found["model_seconds"]
     assert 0 < shown["seconds"] < passed
     assert "s in the model, summed over parallel calls)" in shell.look("show", "last")[1]
+
+
+def test_as_many_calls_run_side_by_side_as_were_asked_for(shell, serve):
+    """The engine sets no limit of its own below --concurrency."""
+    (shell.folder / "mine.py").write_text(AGENTS)
+    served = ("--model", "openai:x", "--base-url", serve("Yes.", together=threading.Barrier(24)))
+    code, _, err = shell.call("run", "many", "--agent", "mine:side_by_side", *served, "--concurrency", "24")
+    assert code == 0, err
+
+
+def test_how_a_server_is_asked_is_set_by_the_environment(shell, serve):
+    """What makes no sense is one line, before a run begins."""
+    (shell.folder / "mine.py").write_text(AGENTS)
+    (shell.folder / "tokenizer.json").write_text("{")
+    arguments = ("run", "go", "--agent", "mine:side_by_side", "--model", "openai:x", "--base-url", serve("Yes."))
+    code, _, err = shell.call(*arguments, TREERING_CALLS_PER_MINUTE="often")
+    assert code == 2
+    assert "expected TREERING_CALLS_PER_MINUTE to be a number above 0, found 'often'" in err
+    code, _, err = shell.call(*arguments, TREERING_TOKENIZER=".")
+    assert code == 2
+    assert "tokenizer.json is not a tokenizer" in err
+    assert shell.look("runs")[1] == ""
+    assert shell.call(*arguments, TREERING_CALLS_PER_MINUTE="6000")[0] == 0
 
 
 def test_json_comes_alone_on_stdout_while_progress_goes_on_on_stderr(shell):
