@@ -52,7 +52,7 @@ def one_round(folder: Path, model: str, characters: int, chance: random.Random) 
     store = folder / "log.db"
     ends = ["--model", model, "--store", str(store)]
     started = time.monotonic()
-    begin = [*PROGRAM, "run", "Shorten this", "--agent", "digest", "--input", str(text), *ends]
+    begin = [*PROGRAM, "run", "Shorten this", "--agent", "digest", "--window", "600", "--input", str(text), *ends]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(begin, **quiet)  # type: ignore[call-overload]
     kills = 0

@@ -3,6 +3,8 @@
 Owns the options that `run` and `fork` share, and which engine a name means. It never writes to a log.
 """
 
+import math
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +26,9 @@ _SIZE = click.IntRange(min=1)
 _SECONDS = click.FloatRange(min=0, min_open=True)
 _DEFAULTS = RunConfig("reader", model="embedded")
 _UNKNOWN_CONTEXT_TOKENS = 8192
+_LEAST_BATCH = 32
+_ASK_SERVER = "server"
+"""The TREERING_TOKENIZER that lets a llama.cpp server count."""
 
 _Field = tuple[str, str]
 """Where a setting stands in the configuration: ("", name), or the part and its name."""
@@ -39,7 +44,12 @@ _SETTINGS: tuple[tuple[str, _Field, Any, str], ...] = (
     ("--max-children", ("limits", "children"), _SIZE, "Children of one task."),
     ("--max-tasks", ("limits", "tasks"), _SIZE, "Tasks under one question."),
     ("--budget-tokens", ("budget", "tokens"), _SIZE, "Tokens, prompts included, that it may cost."),
-    ("--budget-seconds", ("budget", "seconds"), _SECONDS, "Seconds in models and tools that it may cost."),
+    (
+        "--budget-seconds",
+        ("budget", "seconds"),
+        _SECONDS,
+        "Seconds in models and tools that it may cost, those of parallel calls added up.",
+    ),
     ("--call-timeout", ("", "call_timeout_s"), _SECONDS, "Seconds that one call of a model or tool may take."),
     ("--retention", ("", "retention"), str, "window:, lru:, sieve:, s3fifo: or actr:TOKENS, or none."),
 )
@@ -107,11 +117,11 @@ def check_window(config: RunConfig) -> None:
 
 
 @asynccontextmanager
-async def loaded(config: RunConfig, quiet: bool) -> "AsyncIterator[Engine]":
+async def loaded(config: RunConfig) -> "AsyncIterator[Engine]":
     """The engine of a configuration, ready to be asked; closed at the end, also of a cancellation. Seconds."""
     from anyio import CancelScope
 
-    if not quiet and config.model != "scripted":
+    if config.model != "scripted":
         note(f"loading the model {config.model}")
     engine = await _load(config)
     try:
@@ -132,7 +142,21 @@ async def _load(config: RunConfig) -> "Engine":
 
     from treering.runtime.engines.models import load_engine
 
-    return await to_thread.run_sync(load_engine, config.model)
+    most = max(config.concurrency, _LEAST_BATCH)
+    return await to_thread.run_sync(lambda: load_engine(config.model, batch_size=most))
+
+
+def _calls_a_minute() -> float | None:
+    given = os.environ.get("TREERING_CALLS_PER_MINUTE")
+    if not given:
+        return None
+    try:
+        value = float(given)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise UsageError(f"expected TREERING_CALLS_PER_MINUTE to be a number above 0, found {given!r}")
+    return value
 
 
 async def _connect(config: RunConfig) -> "Engine":
@@ -140,12 +164,17 @@ async def _connect(config: RunConfig) -> "Engine":
         raise UsageError(f"expected --base-url with the model {config.model}, found none")
     from treering.runtime.engines.openai import OpenAIEngine
 
+    tokenizer = os.environ.get("TREERING_TOKENIZER") or None
     engine = OpenAIEngine(
         config.model.removeprefix("openai:"),
         config.base_url,
         # A server that does not say how much its model can read is taken to be able to read the window.
         assumed_context_tokens=max(config.window_tokens, _UNKNOWN_CONTEXT_TOKENS),
         timeout_s=max(config.call_timeout_s, 600.0),  # the run itself limits each attempt
+        max_concurrent=config.concurrency,
+        requests_per_minute=_calls_a_minute(),
+        tokenizer=None if tokenizer == _ASK_SERVER else tokenizer,
+        tokenize=tokenizer == _ASK_SERVER,
     )
     try:
         await engine.connect()

@@ -102,7 +102,12 @@ def _of_call(event: ModelCalled | ModelReplied | ToolCalled | ToolReturned | Sam
         case ModelCalled():
             wanted = f"at most {event.max_tokens} more" if event.continuation is None else "to be scored"
             again = f", again: {one_line(event.why, _WIDTH)}" if event.why else ""
-            return f"{event.prompt_tokens} tokens, {wanted}{again}"
+            cut = [
+                f", cut {entry.spill.tokens} to {entry.tokens} tokens"
+                for entry in event.entries
+                if entry.spill is not None
+            ]
+            return f"{event.prompt_tokens} tokens, {wanted}{''.join(cut)}{again}"
         case ModelReplied():
             origin = f" edited {event.edited}" if event.edited else f" reused {event.reused}" if event.reused else ""
             if event.failure is not None:
@@ -142,7 +147,8 @@ def _config(config: RunConfig) -> str:
 
 
 def _failure(failure: Failure) -> str:
-    return f"{failure.kind}: {one_line(failure.message)}"
+    where = f" ({failure.line})" if failure.line else ""
+    return f"{failure.kind}: {one_line(failure.message)}{where}"
 
 
 def _text(text: str) -> str:

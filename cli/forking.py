@@ -53,13 +53,12 @@ def fork(
         async with AsyncExitStack() as stack:
             engine = None
             if config is not None and another:
-                engine = await stack.enter_async_context(loaded(config, as_json))
+                engine = await stack.enter_async_context(loaded(config))
                 config = on_engine(config, engine)
             made = fork_run(opened, parent, where, wanted, config=config, agent=options["agent"] or "")
             job.run = made
             if start:
-                note(f"run {made}")
-                return print_outcome(await go_on(opened, made, None, as_json, engine=engine), as_json)
+                return print_outcome(await go_on(opened, made, None, engine=engine), as_json)
         if as_json:
             print_json({"run": made, "parent": parent, "cut": opened.row(made).cut})
         else:

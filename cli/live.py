@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from treering.cli.describing import describe, short_name
-from treering.cli.printing import is_terminal, note, one_line
+from treering.cli.printing import is_terminal, note, one_line, plural
 from treering.events.catalogue import (
     Event,
+    Evicted,
     Header,
     InputAdded,
+    ModelCalled,
     ModelReplied,
     TaskCancelled,
     TaskFailed,
@@ -24,6 +26,8 @@ from treering.events.catalogue import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions
+
     from treering.runtime.state import RunState
 
 __all__ = ["Picture", "watching"]
@@ -35,11 +39,9 @@ _PLAIN = (
     "TaskFailed",
     "TaskCancelled",
     "Compacted",
-    "Evicted",
     "Refused",
     "RunResumed",
 )
-_ROWS = 24
 _TAIL = 40
 _MARKS = {"running": "…", "finished": "✓", "failed": "✗", "cancelled": "–"}
 
@@ -119,20 +121,21 @@ class Picture:
         more = f" and {len(places) - 1} more" if len(places) > 1 else ""
         return f"{name} {one_line(places[0], 60)}{more}" if places else name
 
-    def __rich__(self) -> Any:
-        from rich.console import Group
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> Iterator[Any]:
         from rich.text import Text
 
         paths = list(self.rows)
-        if len(paths) > _ROWS:  # the roots and what is running tell most
+        # What does not fit is cut off at the bottom, where most happens: two lines tell what is left out, and the last.
+        fitting = max(1, console.height - 2 - 2)
+        if len(paths) > fitting:  # the roots and what is running tell most
             important = [path for path in paths if "." not in path or self.rows[path].status == "running"]
-            paths = important[:_ROWS]
+            paths = important[:fitting]
         now_ms = time.time_ns() // 1_000_000
         lines = [Text(self.rows[path].line(path, now_ms), no_wrap=True, overflow="ellipsis") for path in paths]
         if len(paths) < len(self.rows):
             lines.append(Text(f"… {len(self.rows) - len(paths)} more tasks"))
         lines.append(Text(self.last, style="dim", no_wrap=True, overflow="ellipsis"))
-        return Group(*lines)
+        yield from lines
 
 
 def _spans(inputs: Any) -> list[tuple[str, int, int]]:
@@ -145,12 +148,12 @@ def _spans(inputs: Any) -> list[tuple[str, int, int]]:
 
 
 @contextmanager
-def watching(quiet: bool = False) -> Iterator[tuple[dict[str, Any], Callable[["RunState"], None]]]:
+def watching() -> Iterator[tuple[dict[str, Any], Callable[["RunState"], None]]]:
     """The arguments (`observers`, `stream`) by which a runner tells of its run, and whom to tell where it begins."""
-    if quiet:
-        yield {}, lambda state: None
-    elif not is_terminal():
-        yield {"observers": [_say]}, lambda state: None
+    if not is_terminal():
+        lines = _Lines()
+        yield {"observers": [lines.see]}, lambda state: None
+        lines.close()
     else:
         from rich.console import Console
         from rich.live import Live
@@ -160,6 +163,20 @@ def watching(quiet: bool = False) -> Iterator[tuple[dict[str, Any], Callable[["R
             yield {"observers": [picture.see], "stream": picture.stream}, picture.know
 
 
-def _say(header: Header, event: Event) -> None:
-    if header.kind in _PLAIN:
-        note(f"{header.seq:>5} {header.task or '-':<8} {header.kind:<13} {one_line(describe(event), 100)}")
+class _Lines:
+    """A line for each event that tells how far a run is. What goes cold is counted: it may be hundreds."""
+
+    def __init__(self) -> None:
+        self._evicted = 0
+
+    def see(self, header: Header, event: Event) -> None:
+        """One more event."""
+        spilled = isinstance(event, ModelCalled) and any(entry.spill for entry in event.entries)
+        if header.kind in _PLAIN or spilled:
+            note(f"{header.seq:>5} {header.task or '-':<8} {header.kind:<13} {one_line(describe(event), 100)}")
+        self._evicted += isinstance(event, Evicted)
+
+    def close(self) -> None:
+        """Say what was only counted."""
+        if self._evicted:
+            note(f"{plural(self._evicted, 'memory', 'memories')} went cold; treering events RUN --kind Evicted")

@@ -16,8 +16,10 @@ from treering.cli.printing import (
     event_object,
     note,
     one_line,
+    plural,
     print_json,
     print_tree,
+    seconds_of,
     visible,
 )
 from treering.events.catalogue import EVENT_TYPES
@@ -25,7 +27,7 @@ from treering.events.codec import Stored, decode
 from treering.events.errors import UsageError
 from treering.events.log import LogStore, find_run
 from treering.memory.queues import Sized
-from treering.replays.listing import summarise
+from treering.replays.listing import elapsed_s, standing, summarise
 
 if TYPE_CHECKING:
     from treering.runtime.state import RunState
@@ -61,11 +63,11 @@ def runs(store: str | None, as_json: bool) -> None:
             else:
                 origin = f"  fork of {row.parent} at {row.cut}" if row.parent else ""
                 click.echo(
-                    f"{row.run}  {found.status:<9}  {found.events:>6} events  {one_line(found.goal, 50)}{origin}"
+                    f"{row.run}  {found.status:<11}  {found.events:>6} events  {one_line(found.goal, 50)}{origin}"
                 )
 
 
-@click.command()
+@click.command(short_help="The tree, memory and costs of a run at any event.")
 @click.argument("name", metavar="RUN")
 @click.option("--at", type=click.IntRange(min=1), default=None, help="After this event; default: the last.")
 @click.option("--call", type=click.IntRange(min=1), default=None, help="What the model call of this event saw.")
@@ -81,14 +83,16 @@ def show(name: str, at: int | None, call: int | None, store: str | None, as_json
             _show_call(opened, run, call, as_json)
             return
         state = state_at(opened, run, at)
-        found = _state_object(run, state)
+        status = standing(opened, run, state.status) if at is None and not state.config.origin else state.status
+        found = {**_state_object(run, state, elapsed_s(opened, run, at)), "status": status}
         if as_json:
             print_json(found)
             return
-        click.echo(f"run {run} at event {state.seq}: {state.status}, agent {state.config.agent}")
+        click.echo(f"run {run} at event {state.seq}: {status}, agent {state.config.agent}")
         print_tree(state)
         click.echo(
-            f"memory: {found['memories']['hot']} hot, {found['memories']['cold']} cold; {len(state.sources)} sources"
+            f"memory: {found['memories']['hot']} hot, {found['memories']['cold']} cold; "
+            f"{plural(len(state.sources), 'source')}"
         )
         if pinned := found["memories"]["pinned_tokens"]:
             policy = state.memory.policy
@@ -101,15 +105,18 @@ def show(name: str, at: int | None, call: int | None, store: str | None, as_json
                 f"pinned: {pinned} of {found['memories']['hot_tokens']} hot tokens{over}; no policy counts them"
             )
         tokens = found["tokens"]
+        reused = f", {plural(found['reused'], 'reply', 'replies')} reused" if found["reused"] else ""
         click.echo(
             f"costs: {tokens['prompt']} prompt tokens ({tokens['cached']} cached), {tokens['generated']} generated, "
-            f"{found['seconds']:.1f} s, {found['reused']} replies reused"
+            f"{seconds_of(found)}{reused}"
         )
         if found["answer"] is not None:
             click.echo(f"answer: {visible(str(found['answer']))}")
+        if status == "interrupted":
+            note(f"go on with: treering resume {run}")
 
 
-def _state_object(run: str, state: "RunState") -> dict[str, Any]:
+def _state_object(run: str, state: "RunState", seconds: float) -> dict[str, Any]:
     result = state.tasks[state.roots[-1]].result if state.roots else ""
     answer, _, citations = answer_of(msgspec.json.decode(result) if result else None)
     hot = sum(state.memory.is_hot(id) for id in state.memory.memories)
@@ -120,7 +127,8 @@ def _state_object(run: str, state: "RunState") -> dict[str, Any]:
         "answer": answer,
         "citations": citations,
         "events": state.seq,
-        "tasks": [
+        "tasks": len(state.tasks),
+        "tree": [
             {
                 "path": task.path,
                 "agent": task.agent,
@@ -140,7 +148,7 @@ def _state_object(run: str, state: "RunState") -> dict[str, Any]:
             "hot_tokens": hot_tokens,
             "pinned_tokens": pinned_tokens,
         },
-        **costs_of(state),
+        **costs_of(state, seconds),
     }
 
 
@@ -178,6 +186,8 @@ def events(
         raise UsageError(f"expected a kind of event ({', '.join(EVENT_TYPES)}), found {unknown[0]!r}")
     with closing(open_store(store)) as opened:
         run = find_run(opened, name).run
+        if task is not None and not follow and not any(opened.read(run, task=task)):
+            raise UsageError(f"expected a task of run {run}, found no {task!r}; treering show {run} lists them")
         after = 0
         # Ctrl-C is how following ends, and no failure.
         with contextlib.suppress(KeyboardInterrupt) if follow else contextlib.nullcontext():
@@ -200,7 +210,7 @@ def _print_event(stored: Stored, as_json: bool) -> None:
         click.echo(f"{header.seq:>5} {header.task or '-':<8} {op:>3}  {header.kind:<15} {describe(stored.event)}")
 
 
-@click.command()
+@click.command(short_help="Check a run's log.")
 @click.argument("name", metavar="RUN")
 @store_option
 @json_option

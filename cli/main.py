@@ -16,7 +16,7 @@ from treering.cli.forking import fork
 from treering.cli.lab import lab
 from treering.cli.looking import events, runs, show, verify
 from treering.cli.model_commands import doctor, models
-from treering.cli.printing import note
+from treering.cli.printing import note, one_line
 from treering.cli.remembering import memory
 from treering.cli.running import ask, cancel, resume, run
 from treering.cli.sharing import export, import_
@@ -83,7 +83,23 @@ def code_of(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read our output is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Exception as error:  # the last resort: a person gets one line, whatever it is
+        return _unexpected(error)
     return 0
+
+
+def _unexpected(error: Exception) -> int:
+    """One line for an error that nobody expected; the exit code. Raises it where TREERING_DEBUG is set."""
+    if os.environ.get("TREERING_DEBUG"):
+        raise error
+    found: BaseException = error
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    note(
+        f"treering: unexpected {type(found).__name__}: {one_line(str(found), 300)}; this is a defect, TREERING_DEBUG=1 "
+        "shows where"
+    )
+    return 1
 
 
 def main() -> None:

@@ -107,7 +107,8 @@ def doctor(as_json: bool) -> None:
     if all(good for name, good, _ in checks if name == "mlx"):
         checks += _measures()
     if as_json:
-        print_json([{"check": name, "ok": good, "detail": detail} for name, good, detail in checks])
+        for name, good, detail in checks:
+            print_json({"check": name, "ok": good, "detail": detail})
     else:
         for name, good, detail in checks:
             click.echo(f"{'ok  ' if good else 'MISS'} {name:<9} {detail}")

@@ -25,7 +25,7 @@ def store_option(function: _F) -> _F:
 
 def json_option(function: _F) -> _F:
     """The option that asks for JSON."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON: one object, or one a line.")(function)
 
 
 def open_store(name: str | None, create: bool = False) -> LogStore:

@@ -26,10 +26,13 @@ __all__ = [
     "is_terminal",
     "note",
     "one_line",
+    "plural",
+    "preview",
     "print_json",
     "print_outcome",
     "print_tree",
     "result_object",
+    "seconds_of",
     "visible",
 ]
 
@@ -58,10 +61,24 @@ def one_line(text: str, width: int = 90) -> str:
     return flat if len(flat) <= width else flat[: width - 1] + "…"
 
 
+def preview(text: str, width: int = 90) -> str:
+    """`text` in one line, without the lines that only underline or frame others."""
+    lines = [line for line in text.splitlines() if any(letter.isalnum() for letter in line)]
+    return one_line("\n".join(lines) or text, width)
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    """`count` with its noun: `1 task`, `2 tasks`."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 def result_object(
-    run: str, state: "RunState", outcome: "Outcome | None", unreached: Sequence[int] = ()
+    run: str, state: "RunState", outcome: "Outcome | None", unreached: Sequence[int] = (), seconds: float = 0.0
 ) -> dict[str, Any]:
-    """A run and how its last question ended, with keys that stay. `unreached`: the edits of a fork not applied."""
+    """A run and how its last question ended, with keys that stay. `unreached`: the edits of a fork not applied.
+
+    `seconds` is how long it took, as people count.
+    """
     result = outcome.result if outcome is not None else None
     answer, found, citations = answer_of(result)
     return {
@@ -73,7 +90,7 @@ def result_object(
         "error": outcome.error if outcome is not None else "",
         "events": state.seq,
         "tasks": len(state.tasks),
-        **costs_of(state),
+        **costs_of(state, seconds),
         "unreached": list(unreached),
     }
 
@@ -85,12 +102,13 @@ def answer_of(result: Any) -> tuple[Any, bool | None, list[Any]]:
     return result["answer"], result.get("found"), list(result.get("citations", ()))
 
 
-def costs_of(state: "RunState") -> dict[str, Any]:
-    """What a run cost so far, with keys that stay."""
+def costs_of(state: "RunState", seconds: float) -> dict[str, Any]:
+    """What a run cost so far, with keys that stay: `seconds` as people count, `model_seconds` added up over calls."""
     totals = state.totals
     return {
         "tokens": {"prompt": totals.prompt, "cached": totals.cached, "generated": totals.generated},
-        "seconds": round(totals.seconds, 3),
+        "seconds": round(seconds, 3),
+        "model_seconds": round(totals.seconds, 3),
         "reused": totals.reused,
     }
 
@@ -98,6 +116,8 @@ def costs_of(state: "RunState") -> dict[str, Any]:
 def print_outcome(found: dict[str, Any], as_json: bool) -> int:
     """An answer, its citations and what it cost; the exit code."""
     _print_result(found) if not as_json else print_json(found)
+    if found.get("advice"):
+        note(f"to go on with more: {found['advice']}")
     for seq in found["unreached"]:
         note(f"the edit of event {seq} was never reached: the fork took another way")
     return 0 if found["status"] == "finished" else 1
@@ -111,25 +131,44 @@ def _print_result(found: dict[str, Any]) -> None:
         click.echo(visible(answer))
     else:
         click.echo(to_json(answer).decode())
+    if found["found"] is False and found["citations"]:
+        click.echo("nearest passages:")
     for number, cited in enumerate(found["citations"], start=1):
         place = f"  [{number}] {one_line(cited['source'])}[{cited['start']}:{cited['end']}]  "
         width = shutil.get_terminal_size().columns - len(place) if sys.stdout.isatty() else 90
-        click.echo(place + one_line(cited["text"], max(30, width)))
+        click.echo(place + preview(cited["text"], max(30, width)))
     tokens = found["tokens"]
     note(
-        f"run {found['run']}: {found['events']} events, {found['tasks']} tasks, {tokens['prompt']} prompt tokens "
-        f"({tokens['cached']} cached), {tokens['generated']} generated, {found['seconds']:.1f} s in the model"
+        f"run {found['run']}: {plural(found['events'], 'event')}, {plural(found['tasks'], 'task')}, "
+        f"{tokens['prompt']} prompt tokens ({tokens['cached']} cached), {tokens['generated']} generated, "
+        f"{seconds_of(found)}"
     )
 
 
+def seconds_of(found: dict[str, Any]) -> str:
+    """How long it took, and how long in the model: that is more where calls ran side by side."""
+    return f"{found['seconds']:.1f} s ({found['model_seconds']:.1f} s in the model, summed over parallel calls)"
+
+
 def print_tree(state: "RunState") -> None:
-    """The tasks of a run, one a line, children under their parents."""
+    """The tasks of a run, one a line, children under their parents.
+
+    Of very many, the branches that hold a task which did not finish come first, so that they are among those shown.
+    """
     from treering.runtime.state import parent_path
 
     shown = 0
     children: dict[str, list[str]] = {}
     for path in state.tasks:
         children.setdefault(parent_path(path), []).append(path)
+    if len(state.tasks) > _SHOWN_TASKS:
+        telling: set[str] = set()
+        for path, task in state.tasks.items():
+            while task.status != "finished" and path and path not in telling:
+                telling.add(path)
+                path = parent_path(path)
+        for below in children.values():
+            below.sort(key=lambda path: path not in telling)
 
     waiting = [(path, "") for path in reversed(children.get("", []))]
     while waiting:
@@ -139,7 +178,7 @@ def print_tree(state: "RunState") -> None:
             return
         shown += 1
         task = state.tasks[path]
-        why = f": {one_line(task.failure, 60)}" if task.failure else ""
+        why = f": {one_line(task.failure, 100)}" if task.failure else ""
         tokens = f"  {task.prompt_tokens}+{task.generated_tokens} tokens" if task.prompt_tokens else ""
         above = state.tasks.get(task.parent)
         goal = f"  {one_line(task.goal, 60)}" if above is None or above.goal != task.goal else ""

@@ -14,7 +14,14 @@ WIDTH = 100
 HEAD = """# The commands
 
 Results go to stdout, all else to stderr. Exit codes: 0 done, 1 the job failed, 2 bad usage, 3 a log that does not
-hold or a path that differs from it. This page is written by `make docs`.
+hold or a path that differs from it. With `--json`, results are one object, or one a line: `tasks` counts tasks,
+`seconds` is time as people count, `model_seconds` adds up calls that ran side by side. This page is written by
+`make docs`.
+
+Environment: `TREERING_STORE` (the log's file), `OPENAI_API_KEY` or `TREERING_API_KEY` (the key of an `openai:` model),
+`TREERING_CALLS_PER_MINUTE` (how fast such calls may begin), `TREERING_TOKENIZER` (a folder with the model's
+`tokenizer.json`, or `server` to let a llama.cpp server count; else tokens are estimated from above), `TREERING_DEBUG`
+(a traceback for an unexpected error).
 """
 
 

@@ -147,10 +147,14 @@ class Usage(_Value, frozen=True):
 
 
 class Failure(_Value, frozen=True):
-    """Why an op has no result. `kind` is a word to branch on, `message` one clear line."""
+    """Why an op has no result. `kind` is a word to branch on, `message` one clear line.
+
+    `line` is where in an agent's code it was raised, for people: no two failures differ by it alone.
+    """
 
     kind: str
     message: str
+    line: str = ""
 
 
 class Budget(_Value, frozen=True):

@@ -46,6 +46,9 @@ class InMemoryStore:
             lease = self._holders[run] = _Lease(self, run, self._epochs[run])
             return lease
 
+    def holder(self, run: str) -> str:
+        return "a writer of this process" if run in self._holders else ""
+
     def free(self, run: str, lease: "_Lease") -> None:
         """Called by the lease itself."""
         with self._lock:

@@ -114,6 +114,10 @@ class LogStore(LogReader, Protocol):
         """The lease of a run. Raises LeaseHeld if somebody alive has it, unless `take_over`."""
         ...
 
+    def holder(self, run: str) -> str:
+        """Who holds the lease of a run, in words; "" if nobody does. It takes nothing."""
+        ...
+
     def append(self, run: str, epoch: int, records: Sequence[Record], blobs: Sequence[Blob] = ()) -> None:
         """All records or none, on disk. Raises LeaseLost if `epoch` is no longer the lease's, StoreError."""
         ...

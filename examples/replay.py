@@ -3,19 +3,20 @@
 `python examples/replay.py [RUN]`, where the run was made. If the code has changed, it says where it asks otherwise.
 """
 
+import os
 import sys
 from contextlib import closing
 
 import anyio
 
-from treering.cli.opening import open_store
 from treering.events.errors import Divergence
 from treering.events.log import find_run
+from treering.events.sqlite import SQLiteStore
 from treering.runtime.runner import Runner
 
 
 async def main(name: str) -> None:
-    with closing(open_store(None)) as store:
+    with closing(SQLiteStore(os.environ.get("TREERING_STORE", ".treering/treering.db"))) as store:
         run = find_run(store, name).run
         async with Runner(store, run, replay=True) as runner:
             for outcome in await runner.replay():

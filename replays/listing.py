@@ -10,14 +10,17 @@ from treering.events.catalogue import RunStarted, TaskSpawned
 from treering.events.codec import decode, decode_header
 from treering.events.log import LogStore, RunRow
 
-__all__ = ["Summary", "summarise"]
+__all__ = ["Summary", "elapsed_s", "standing", "summarise"]
 
 _STATUS = {"TaskFinished": "finished", "TaskFailed": "failed", "TaskCancelled": "cancelled"}
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """A run, with its last question and what became of it: `empty`, `running`, `finished`, `failed`, `cancelled`,
-    `imported`."""
+    """A run, with its last question and what became of it.
+
+    `status` is `empty`, `running`, `interrupted` (it did not end, and nobody goes on with it), `finished`, `failed`,
+    `cancelled` or `imported`.
+    """
 
     row: RunRow
     status: str
@@ -25,8 +28,25 @@ class Summary(msgspec.Struct, frozen=True):
     events: int
 
 
+def elapsed_s(store: LogStore, run: str, until: int | None = None) -> float:
+    """For how long somebody went on with a run, up to event `until`: not from one's last event to the next's first."""
+    total = began = last = 0
+    for record in store.read(run, until=until):
+        header = decode_header(record.header)
+        if header.kind in ("RunStarted", "RunResumed", "RunForked"):
+            total += last - began
+            began = header.at
+        last = header.at
+    return (total + last - began) / 1000
+
+
+def standing(store: LogStore, run: str, status: str) -> str:
+    """The status of a run as it stands now: what its log calls running is interrupted where nobody holds it."""
+    return "interrupted" if status == "running" and not store.holder(run) else status
+
+
 def summarise(store: LogStore, row: RunRow) -> Summary:
-    """What a fold of the run's whole log would say of its last root."""
+    """What a fold of the run's whole log would say of its last root, and whether somebody goes on with it."""
     path = goal = ""
     status = "empty"
     imported = False
@@ -40,4 +60,5 @@ def summarise(store: LogStore, row: RunRow) -> Summary:
             path, goal, status = header.task, event.goal if isinstance(event, TaskSpawned) else "", "running"
         elif header.task == path and header.op == 0 and status == "running":
             status = _STATUS.get(header.kind, status)
-    return Summary(row, "imported" if imported else status, goal, store.head(row.run)[0])
+    status = "imported" if imported else standing(store, row.run, status)
+    return Summary(row, status, goal, store.head(row.run)[0])

@@ -1,11 +1,14 @@
 """Divergence: code asked for something else than what the log holds.
 
-Owns the report: where, what was recorded, what was asked, the line of agent code, and how to go on.
+Owns the report: where, what was recorded, what was asked, the line of agent code, and how to go on. Of any other
+error it tells the line of agent code, too.
 """
 
 import difflib
 import json
+import sysconfig
 import traceback
+from pathlib import Path
 from typing import Any
 
 from treering.events.codec import to_json
@@ -13,8 +16,12 @@ from treering.events.errors import Divergence
 from treering.runtime.journal import OpRecord
 from treering.runtime.seams import coroutine_of, current_task
 
-__all__ = ["diverged"]
+__all__ = ["diverged", "raised_at"]
 
+_PACKAGE = str(Path(__file__).parents[1])
+_AGENTS = str(Path(__file__).parent / "agents")
+_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_IMPORTING = "<frozen importlib"
 _OURS = ("/runtime/task.py", "/runtime/calling.py", "/runtime/ops.py", "/runtime/divergence.py")
 
 
@@ -44,6 +51,22 @@ def diverged(
         _agent_line(agent),
         f"to go on from there: treering fork {run} --at {at}",
     )
+
+
+def raised_at(error: BaseException) -> str:
+    """FILE:LINE of the innermost frame of agent code in which `error` was raised; "" if there is none.
+
+    Where a child raised it, that is the place in the child's code.
+    """
+    if isinstance(line := getattr(error, "line", None), str) and line:
+        return line
+    lines = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    outside = [at for at in lines if at[0].startswith(_AGENTS) or not at[0].startswith(_PACKAGE)]
+    outside = [at for at in outside if not at[0].startswith(_IMPORTING)]
+    own = [at for at in outside if not at[0].startswith(_LIBRARIES)] or outside
+    if isinstance(error, SyntaxError) and error.filename:
+        own.append((error.filename, error.lineno or 0))
+    return "{}:{}".format(*own[-1]).removeprefix(f"{Path.cwd()}/") if own else ""
 
 
 def _agent_line(agent: Any) -> str:

@@ -1,6 +1,6 @@
 """What agent code may meet: the typed failures of ops and tasks."""
 
-from treering.events.catalogue import Refused
+from treering.events.catalogue import Failure, Refused
 from treering.events.errors import TreeringError, UsageError
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "ToolFailed",
     "WindowTooSmall",
     "refusal",
+    "told",
 ]
 
 
@@ -37,11 +38,16 @@ class LimitReached(TreeringError):
 
 
 class ChildFailed(TreeringError):
-    """A child raised. Its siblings go on."""
+    """A child raised. Its siblings go on. The message is that of the task below which raised first, with its path.
 
-    def __init__(self, path: str, message: str) -> None:
-        super().__init__(f"task {path} failed: {message.removeprefix(f'task {path}: ')}")
+    `line` is the place in that task's code, if it is known.
+    """
+
+    def __init__(self, path: str, failure: Failure) -> None:
+        first = failure.kind == "ChildFailed"
+        super().__init__(failure.message if first else f"task {path} failed: {told(failure, path)}")
         self.path = path
+        self.line = failure.line
 
 
 class ChildCancelled(TreeringError):
@@ -74,6 +80,12 @@ class NotRunInFork(TreeringError):
 
 class ReplayEnded(TreeringError):
     """A replay reached the end of its log."""
+
+
+def told(failure: Failure, path: str = "") -> str:
+    """A failure in one line, without its place in the code. `path`: the task that the reader knows it is about."""
+    message = failure.message.removeprefix(f"task {path}: ")
+    return message if failure.kind in ("ChildFailed", message) else f"{failure.kind}: {message}"
 
 
 def refusal(refused: Refused, path: str) -> BudgetExceeded | LimitReached:

@@ -8,13 +8,14 @@ import importlib
 import inspect
 import sys
 import typing
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 
 from treering.events.errors import UsageError
+from treering.runtime.divergence import raised_at
 
 __all__ = ["AgentFunction", "Agents"]
 
@@ -58,11 +59,29 @@ class Agents:
             found = importlib.import_module(module_name)
             for part in function_name.split("."):
                 found = getattr(found, part)
-        except (ImportError, AttributeError) as error:
-            raise UsageError(f"expected the agent {name} to be importable, found: {error}") from error
+        except (Exception, SystemExit) as error:  # whatever a module does when it is imported
+            where = f" ({line})" if (line := raised_at(error)) else ""
+            what = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())
+            raise UsageError(
+                f"expected the agent {name} to be importable, found {type(error).__name__}: {what}{where}"
+            ) from error
         if not inspect.iscoroutinefunction(found):
             raise UsageError(f"expected the agent {name} to be an async function, found {type(found).__name__}")
         return typing.cast(AgentFunction, found)
+
+    def check(self, agent: AgentFunction | str, inputs: Iterable[str]) -> None:
+        """Raise UsageError unless this agent can be called with inputs of these names."""
+        name, function = self.resolve(agent)
+        given = dict.fromkeys(inputs)
+        second = self._shape(function).second
+        goal = ("",) if second and second not in given else ()
+        try:
+            inspect.signature(function).bind(None, *goal, **given)
+        except TypeError as error:
+            what = ", ".join(given) or "no inputs"
+            raise UsageError(
+                f"expected the agent {name} to take a task, a goal and {what}, found: {error}"
+            ) from error
 
     def returns(self, function: AgentFunction) -> Any:
         """What an agent says it returns; Any if it does not say."""

@@ -46,6 +46,7 @@ from treering.events.codec import decode_body, to_json
 from treering.memory.hierarchy import TRUNK, Hierarchy
 from treering.memory.queues import from_plain, to_plain
 from treering.memory.windows import Window, memories_of
+from treering.runtime.errors import told
 
 __all__ = [
     "Call",
@@ -317,7 +318,9 @@ def _task_finished(state: RunState, header: Header, event: TaskFinished) -> None
 
 
 def _task_failed(state: RunState, header: Header, event: TaskFailed) -> None:
-    _end(state, header.task, "failed").failure = event.failure.message
+    failure = event.failure
+    where = f" ({failure.line})" if failure.line else ""
+    _end(state, header.task, "failed").failure = f"{told(failure, header.task)}{where}"
 
 
 def _task_cancelled(state: RunState, header: Header, event: TaskCancelled) -> None:

@@ -64,9 +64,23 @@ from treering.runtime.state import TaskState
 if TYPE_CHECKING:
     from treering.runtime.runner import Runner
 
-__all__ = ["Answer", "Child", "Prompt", "Say", "Task"]
+__all__ = ["Answer", "Child", "Prompt", "Say", "Task", "TaskLimits"]
 
 T = TypeVar("T")
+
+
+class TaskLimits(msgspec.Struct, frozen=True):
+    """What a task may use, as the run was configured when it began.
+
+    `window_tokens` is the size of a window, `own_depth` the task's level (1 for a root), `depth` the levels that may
+    stand below it, `children` how many it may have, `tasks` how many its root may have in all, itself included.
+    """
+
+    window_tokens: int
+    own_depth: int
+    depth: int
+    children: int
+    tasks: int
 
 
 class Child:
@@ -326,7 +340,7 @@ class Task:
         if isinstance(ended, TaskFinished):
             return self._runner.agents.convert(ended.result, child._returns)
         if isinstance(ended, TaskFailed):
-            raise ChildFailed(child.path, ended.failure.message)
+            raise ChildFailed(child.path, ended.failure)
         if isinstance(ended, Refused):
             raise refusal(ended, child.path)
         raise ChildCancelled(child.path, ended.reason if isinstance(ended, TaskCancelled) else "it never ran")
@@ -406,6 +420,14 @@ class Task:
     def provenance(self, memory: MemoryRef) -> tuple[Ref, ...]:
         """What a memory was made from, as far as this task was told: by a recall, or as it wrote it itself."""
         return self._told.get(memory.id, ())
+
+    @property
+    def limits(self) -> TaskLimits:
+        """What this task may use, so that it can plan ahead. Pure: what held when it began, which the log holds."""
+        config = self._runner.config_at(self._state.spawned)
+        depth = self._state.depth
+        limits = config.limits
+        return TaskLimits(config.window_tokens, depth, max(0, limits.depth - depth), limits.children, limits.tasks)
 
     # --- memory and inputs --------------------------------------------------------------------------------
 

@@ -146,7 +146,7 @@ def test_a_window_too_small_for_the_agent_is_one_line(town):
     code, out, err = town.call(
         "run", "A parrot?", "--input", "town.md", "--model", "scripted", "--window", "20", "--json"
     )
-    assert (code, err) == (1, "")
+    assert code == 1, err
     error = json.loads(out)["error"]
     assert "fit a window of 20 tokens" in error
     assert "--window" in error
@@ -211,7 +211,7 @@ def test_a_server_that_answers_nonsense_fails_the_call_in_one_line(town, serve, 
         serve(body, kind=kind),
     )
     code, out, err = town.call(*arguments, "--json")
-    assert (code, err) == (1, "")
+    assert code == 1, err
     assert expected in json.loads(out)["error"]
     assert town.look("verify", "last")[0] == 0
     calls = town.look("events", "last", "--kind", "ModelCalled", "--json")[1].splitlines()
@@ -383,6 +383,6 @@ def test_an_endless_recursion_meets_a_limit(town, agent, expected):
     """One line, and a log that holds."""
     arguments = ("run", "go", "--agent", f"mine:{agent}", "--model", "scripted", "--max-tasks", "50", "--json")
     code, out, err = town.call(*arguments)
-    assert (code, err) == (1, "")
+    assert code == 1, err
     assert expected in json.loads(out)["error"]
     assert town.look("verify", "last")[0] == 0

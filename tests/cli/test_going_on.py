@@ -45,7 +45,7 @@ class Counting(InMemoryStore):
 def _finished_run():
     store = Counting()
     run = create_run(store, RunConfig("reader", model="scripted"))
-    anyio.run(lambda: go_on(store, run, "first", True))
+    anyio.run(lambda: go_on(store, run, "first"))
     store.folds = 0
     return store, run
 
@@ -54,7 +54,7 @@ def _finished_run():
 def test_a_log_is_read_once_to_go_on(question):
     """Neither to find the model nor to see whether anything is left is it folded again."""
     store, run = _finished_run()
-    found = anyio.run(lambda: go_on(store, run, question, True))
+    found = anyio.run(lambda: go_on(store, run, question))
     assert found["status"] == "finished"
     assert store.folds == 1
 
@@ -72,7 +72,7 @@ def test_a_held_run_is_refused_before_its_model_is_loaded():
     run = create_run(store, RunConfig("reader", model="nobody's"))
     lease = store.acquire(run)
     with pytest.raises(LeaseHeld):
-        anyio.run(lambda: go_on(store, run, "question", True))
+        anyio.run(lambda: go_on(store, run, "question"))
     lease.release()
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import msgspec
+import pytest
 from rich.console import Console
 
 from treering.cli.describing import describe
@@ -26,8 +27,8 @@ from treering.events.codec import decode_body, decode_header, to_json
 from treering.runtime.state import evolve, new_state
 
 
-def _screen(picture):
-    console = Console(width=100, force_terminal=False)
+def _screen(picture, height=25):
+    console = Console(width=100, height=height, force_terminal=False)
     with console.capture() as shown:
         console.print(picture)
     return shown.get().splitlines()
@@ -82,6 +83,19 @@ def test_a_wide_tree_is_cut_to_what_tells_most():
     lines = _screen(picture)
     assert len(lines) == 8
     assert "… 94 more tasks" in lines[-2] or "… 95 more tasks" in lines[-2]
+
+
+@pytest.mark.parametrize("height", [8, 12, 50])
+def test_the_picture_fits_the_terminal_and_its_last_line_is_seen(height):
+    """Whatever its height: what does not fit would be cut off at the bottom."""
+    picture = Picture()
+    _tell(picture, TaskSpawned("1", "wide", "go"), "1")
+    for number in range(1, 61):
+        _tell(picture, TaskSpawned(f"1.{number}", "wide", f"part {number}"), "1", number)
+    lines = _screen(picture, height)
+    assert len(lines) == height - 2
+    assert lines[-1].startswith("event 1: TaskSpawned 1.60")
+    assert lines[-2] == f"… {61 - (height - 4)} more tasks"
 
 
 def _golden():

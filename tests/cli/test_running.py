@@ -1,5 +1,6 @@
 """Runs that are held, interrupted and cancelled, by two processes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -61,6 +62,10 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(start):
     code, out, err = _end(process)
     assert (code, out) == (1, "")
     assert "interrupted; treering resume" in err
+    assert "  interrupted  " in _end(start("runs"))[1]
+    code, out, err = _end(start("show", "last"))
+    assert ": interrupted, agent" in out
+    assert "go on with: treering resume" in err
     assert _end(start("resume", "last"))[:2] == (0, "done slow\n")
     assert _end(start("verify", "last"))[0] == 0
 
@@ -81,6 +86,21 @@ def test_cancel_ends_the_question_that_runs_and_is_recorded(start):
     assert _end(start("cancel", "last"))[0] == 0
     assert _end(process)[0] == 1
     assert "TaskCancelled" in _end(start("events", "last"))[1]
+
+
+def test_an_interrupted_question_is_cancelled_at_once(start):
+    """Whoever cancels holds the run for that; the next question is not touched."""
+    process = _slow(start)
+    assert "  running  " in _end(start("runs"))[1]
+    process.send_signal(signal.SIGINT)
+    _end(process)
+    code, out, err = _end(start("cancel", "last", "--json"))
+    assert code == 0, err
+    assert json.loads(out)["status"] == "cancelled"
+    assert "  cancelled  " in _end(start("runs"))[1]
+    assert _end(start("resume", "last"))[0] == 1
+    assert _end(start("ask", "last", "next"))[:2] == (0, "done next\n")
+    assert _end(start("verify", "last"))[0] == 0
 
 
 def test_cancel_without_a_question_that_runs_is_refused(start):

@@ -145,11 +145,14 @@ def test_a_fork_is_untouched_by_what_its_parent_does_later(store):
 def test_one_writer_at_a_time(store):
     """A held lease is refused to others, until it is released."""
     begin(store, "a")
+    assert store.holder("a") == ""
     lease = store.acquire("a")
+    assert store.holder("a")
     with pytest.raises(LeaseHeld):
         store.acquire("a")
     lease.release()
     lease.release()
+    assert store.holder("a") == ""
     assert store.acquire("a").epoch == lease.epoch + 1
 
 

@@ -36,7 +36,10 @@ async def test_a_summary_equals_the_fold(goals):
     seen = set()
     for cut in range(1, store.head(run)[0] + 1):
         fork = fork_run(store, run, cut)
+        assert summarise(store, store.row(fork)).status != "running"  # nobody goes on with it
+        lease = store.acquire(fork)
         found, state = summarise(store, store.row(fork)), state_at(store, fork)
+        lease.release()
         goal = state.tasks[state.roots[-1]].goal if state.roots else ""
         assert (found.status, found.goal, found.events) == (state.status, goal, state.seq)
         seen.add(found.status)

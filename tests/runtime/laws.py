@@ -137,6 +137,8 @@ def equal_view(store: InMemoryStore, run: str) -> dict[str, Any]:
         body = msgspec.json.decode(to_json(stored.event))
         for unsteady in ("usage", "seconds", "cause", "reused", "edited"):
             body.pop(unsteady, None)
+        if header.kind == "TaskFailed":
+            body["failure"].pop("line", None)
         if header.kind in ("TaskFinished", "TaskFailed", "TaskCancelled"):
             ended.setdefault(header.task, (header.kind, str(body)))
         elif header.kind in ("ModelCalled", "ToolCalled"):

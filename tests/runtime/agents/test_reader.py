@@ -137,19 +137,6 @@ async def test_reader_says_when_the_input_does_not_answer(town, anyio_backend):
     assert len(other.result["citations"]) == 3  # the nearest passages
 
 
-async def test_digest_reads_everything_and_leaves_memories(tmp_path, anyio_backend):
-    """Every part is summarised and remembered; a node's summary rests on those below it."""
-    path = tmp_path / "long.md"
-    path.write_text("\n\n".join(f"# Part {n}\n\n" + f"Ship {n} carried {n * 7} crates. " * 30 for n in range(12)))
-    store = InMemoryStore()
-    engine = ScriptedEngine(lambda request: f"Short {len(request.messages[-1].text)}.")
-    async with Runner(store, _run(store, "digest"), engine) as runner:
-        outcome = await runner.ask("Shorten this", {"paths": [str(path)]})
-    assert outcome.status == "finished", outcome.error
-    assert len(runner.state.tasks) > 4
-    assert len(runner.state.memory.memories) > 3
-
-
 # -- the pure part -------------------------------------------------------------------------------------------
 
 
