@@ -177,7 +177,7 @@ def bisect_(good: str, bad: str, check: str, store: str | None, as_json: bool) -
         check_own(names[0], config)
 
         async def search() -> "Found":
-            async with loaded(config, as_json) as engine:
+            async with loaded(config) as engine:
                 return await bisect(opened, names[0], names[1], judge, engine)
 
         found = anyio.run(search)

@@ -76,7 +76,7 @@ def accept_log(
     async def ask(old: str) -> tuple[str, str]:
         before, journal, _, _ = open_log(store, old)
         async with AsyncExitStack() as stack:
-            asked = engine if engine is not None else await stack.enter_async_context(loaded(before.config, True))
+            asked = engine if engine is not None else await stack.enter_async_context(loaded(before.config))
             run = create_run(store, on_engine(before.config, asked))
             runner = await stack.enter_async_context(Runner(store, run, asked, agents=agents))
             runner.reuse = Reuse(lambda: journal, (), True)

@@ -107,7 +107,7 @@ def _sources_of(task: Task, ref: Ref) -> set[str]:
         ref = waiting.pop()
         if isinstance(ref, SourceSpan):
             found.add(ref.source)
-        elif ref not in seen:
+        elif isinstance(ref, MemoryRef) and ref not in seen:
             seen.add(ref)
             waiting += task.provenance(ref)
     return found

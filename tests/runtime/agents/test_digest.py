@@ -132,7 +132,7 @@ async def test_memories_form_a_tree_over_all_passages(novel):
             waiting += memories[ref.id].refs
     async with Runner(store, run, ScriptedEngine()) as runner:
         for source in runner.state.sources:
-            assert set(runner.index().passages(source)) <= spans
+            assert set(runner.recaller.index(runner.state).passages(source)) <= spans
     nodes = [call.event for call in _events(store, run, ModelCalled) if call.header.task == "1"]
     assert all(isinstance(ref, MemoryRef) for ref in nodes[0].entries[-1].parts[1:-1:2])
 
