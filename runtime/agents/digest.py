@@ -14,6 +14,7 @@ import msgspec
 from treering.events.catalogue import MemoryRef, Ref, SourceSpan
 from treering.memory.compaction import extract
 from treering.memory.passages import estimate_tokens
+from treering.memory.recall import Hit
 from treering.runtime.errors import BudgetExceeded, LimitReached, ModelFailed, WindowTooSmall
 from treering.runtime.task import Say, Task, TaskLimits
 
@@ -43,7 +44,7 @@ async def digest(task: Task, goal: str, paths: tuple[str, ...] = (), root: str =
     title = f"Digest: {' '.join(goal.split())}"
     for memory in await task.recall(title, MEMORIES, over="memory"):
         first, _, summary = memory.text.partition("\n")
-        if first == title and _sources_of(task, memory.ref) == {source.source for source in task.sources}:
+        if first == title and _sources_of(task, memory) == {source.source for source in task.sources}:
             return await _concluded(task, goal, summary)
     passages = [span for source in task.sources for span in task.passages(source.source)]
     if not passages:
@@ -52,7 +53,8 @@ async def digest(task: Task, goal: str, paths: tuple[str, ...] = (), root: str =
     leaves = list(_leaves(task, passages, room))
     fan_out = _fan_out(len(leaves), room, task.limits)
     summary, made_from = await _summarise(task, goal, leaves, fan_out)
-    await task.remember(f"{title}\n{summary}", sources=made_from)
+    whole = [SourceSpan(source.source, 0, source.characters) for source in task.sources]
+    await task.remember(f"{title}\n{summary}", sources=[*made_from, *whole])
     return await _concluded(task, goal, summary)
 
 
@@ -98,19 +100,10 @@ async def _concluded(task: Task, goal: str, summary: str) -> dict[str, Any]:
     return {"answer": summary, "found": True, "citations": citations}
 
 
-def _sources_of(task: Task, ref: Ref) -> set[str]:
-    """The sources that a memory was made from, by itself or by what it was made from."""
-    found: set[str] = set()
-    seen: set[Ref] = set()
-    waiting = [ref]
-    while waiting:
-        ref = waiting.pop()
-        if isinstance(ref, SourceSpan):
-            found.add(ref.source)
-        elif isinstance(ref, MemoryRef) and ref not in seen:
-            seen.add(ref)
-            waiting += task.provenance(ref)
-    return found
+def _sources_of(task: Task, memory: Hit) -> set[str]:
+    """The sources that a digest was made from."""
+    refs = task.provenance(memory.ref) if isinstance(memory.ref, MemoryRef) else ()
+    return {ref.source for ref in refs if isinstance(ref, SourceSpan)}
 
 
 # --- how it is divided --------------------------------------------------------------------------------------

@@ -2,7 +2,16 @@
 
 import pytest
 
-from treering.events.catalogue import Limits, MemoryRef, ModelCalled, Remembered, RunConfig, SourceSpan, TaskSpawned
+from treering.events.catalogue import (
+    InputAdded,
+    Limits,
+    MemoryRef,
+    ModelCalled,
+    Remembered,
+    RunConfig,
+    SourceSpan,
+    TaskSpawned,
+)
 from treering.events.codec import decode
 from treering.events.in_memory import InMemoryStore
 from treering.replays.showing import prompt_of
@@ -121,9 +130,12 @@ async def test_memories_form_a_tree_over_all_passages(novel):
     memories = {one.event.id: one.event for one in _events(store, run, Remembered)}
     top = _events(store, run, Remembered)[-1].event
     assert top.text.startswith("Digest: Shorten it\n")
-    assert top.refs
-    assert all(isinstance(ref, MemoryRef) for ref in top.refs)
-    spans, waiting = set(), [*top.refs]
+    parts = [ref for ref in top.refs if isinstance(ref, MemoryRef)]
+    assert parts
+    assert {ref.source for ref in top.refs if ref not in parts} == {
+        one.event.source for one in _events(store, run, InputAdded)
+    }
+    spans, waiting = set(), parts
     while waiting:
         ref = waiting.pop()
         if isinstance(ref, SourceSpan):
