@@ -636,8 +636,11 @@ class Task:
                 )
                 raise runner.fatal(unknown)
         attempt = record.attempts + 1
-        called = ToolCalled(name, msgspec.Raw(encoded), request, f"{runner.run}/{self.path}/{number}", idempotent)
-        seq, _ = runner.sequencer.append(called, self.path, number, attempt)
+        before = record.called if isinstance(record.called, ToolCalled) else None
+        key = before.key if before else f"{runner.run}/{self.path}/{number}"
+        if before is None or returned is None:  # what is taken over for a call that is recorded is no new attempt
+            called = ToolCalled(name, msgspec.Raw(encoded), request, key, idempotent)
+            seq, _ = runner.sequencer.append(called, self.path, number, attempt)
         if returned is None:
             await runner.sequencer.durable(seq)
             started = runner.seams.monotonic()

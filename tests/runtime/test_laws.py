@@ -8,6 +8,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from corpus import CORPUS, EFFECTS, leaf
+from invariants import check_log
 from laws import Steady, assert_equal, called_in, cone_of, equal_view, fresh, headers, run_once, script
 
 from treering.events.codec import decode, verify_chain
@@ -158,6 +159,7 @@ async def test_a_fork_at_every_cut_ends_equal(name, anyio_backend):
         fork = fork_run(store, run, cut)
         await run_once(store, fork, CORPUS, ScriptedEngine(script))
         assert_equal(whole, equal_view(store, fork))
+        check_log(store.read(fork))
     assert not EFFECTS
 
 
