@@ -343,7 +343,8 @@ class ModelCalled(_Value, frozen=True):
 
     `request` digests all that the reply may depend on. `prompt_tokens` is the size of the whole prompt as
     counted from the entries. `why` is the reason of an attempt after the first. `continuation` turns the
-    call into a scoring of that text.
+    call into a scoring of that text. `since` is set where calls are made side by side: what ops from this number on
+    brought to the window is beside the call, and not in its prompt.
     """
 
     request: str
@@ -357,6 +358,7 @@ class ModelCalled(_Value, frozen=True):
     keep: bool = True
     continuation: str | None = None
     why: str = ""
+    since: int = 0
 
 
 class ModelReplied(_Value, frozen=True):
@@ -467,7 +469,8 @@ class Revived(_Value, frozen=True):
 class Sampled(_Value, frozen=True):
     """The world was looked at: a clock, a random number, which of several came first, a deadline.
 
-    `what` is `now`, `random`, `sleep`, `first`, `timeout` or `cancel`; `value` is JSON.
+    `what` is `now`, `random`, `sleep`, `first`, `timeout`, `cancel`, `abandoned` (an op that was given up) or
+    `unreadable` (an input, and why); `value` is JSON.
     """
 
     what: str

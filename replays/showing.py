@@ -81,7 +81,8 @@ def messages_of(state: RunState, texts: Texts, task: str, called: ModelCalled) -
         return texts.of(ref, state.memory)
 
     window = state.tasks[task].window
-    entries = [item.entry for item in window.entries] if window is not None else []
+    seen = window.entries if window is not None else []
+    entries = [item.entry for item in seen if not called.since or item.op < called.since]
     return tuple(Message(entry.role, render(entry.parts, text_of)) for entry in (*entries, *called.entries))
 
 

@@ -86,6 +86,7 @@ class Call(msgspec.Struct):
     prompt_tokens: int = 0
     attempt: int = 0
     too_small: str = ""
+    since: int = 0
 
 
 class ModelCalls:
@@ -102,6 +103,8 @@ class ModelCalls:
         self._shown: list[Message] | None = []
         self._arrived: list[tuple[int, ModelCalled, ModelReplied]] = []
         self._equal: dict[str, int] = {}
+        self._ready: list[Call] = []
+        self._coroutine = current_task()
 
     def call(
         self,
@@ -122,7 +125,7 @@ class ModelCalls:
         return Call(number, says, max_tokens, temperature, top_p, stop, keep, continuation)
 
     async def prepare(self, call: Call) -> None:
-        """Make a call ready: what it asks, with the window as it is now, and room for it."""
+        """Make a call ready: what it asks, and room for it in the window."""
         record = self._runner.journal.take(self._path, call.number) or OpRecord()
         call.record = record
         if record.called is None and record.outcome is None:
@@ -136,17 +139,33 @@ class ModelCalls:
             self._shown = None
         if recorded is None:
             call.too_small = await self._make_room(call)
+        self._ready.append(call)
+
+    def _finish_ready(self) -> None:
+        """Fix the prompts of the calls of one await, once all are ready.
+
+        All see the same window: what made room for one of them left for all.
+        """
+        since = min((call.number for call in self._ready), default=0)
+        for call in self._ready:
+            call.since = since if since < call.number else 0
+            self._finish(call)
+        self._ready.clear()
+
+    def _finish(self, call: Call) -> None:
+        record = call.record
+        assert record is not None
         shown = self._show()
         asks = self._messages(call.entries)
         messages = self._digest_with(asks)
-        if recorded is not None:
+        if isinstance(recorded := record.called, ModelCalled):
             then = self._request_digest(call, messages, self._runner.config_at(record.called_seq))
             if recorded.request != then:
                 parts = [tuple(map(ref_of, say.parts)) for say in call.says]
                 asked = self._asked(call.says, parts, call)
                 before = self._asked(recorded.entries, [entry.parts for entry in recorded.entries], recorded)
                 raise self._runner.fatal(
-                    diverged(self._runner.run, self._path, call.number, record, asked, current_task(), before)
+                    diverged(self._runner.run, self._path, call.number, record, asked, self._coroutine, before)
                 )
         # A call still in flight when a fork changed the model is a new request.
         config = self._runner.config_at(record.called_seq if record.outcome is not None else None)
@@ -179,6 +198,7 @@ class ModelCalls:
 
     async def perform(self, call: Call) -> Answer:
         """Answer a call that is ready. Raises ModelFailed, WindowTooSmall, BudgetExceeded."""
+        self._finish_ready()
         record = call.record
         assert record is not None
         outcome = record.outcome
@@ -186,7 +206,8 @@ class ModelCalls:
             raise refusal(outcome, self._path)
         if isinstance(outcome, ModelReplied):
             assert isinstance(record.called, ModelCalled)
-            return self._arrive(call, record.called, outcome)
+            self._enters(call, record.called, outcome)
+            return self._answer(outcome)
         taken = ModelReplied(failure=Failure("window", call.too_small)) if call.too_small else self._take_over(call)
         if taken is None:
             self._runner.need_live(self._path, call.number, "generate")
@@ -201,8 +222,9 @@ class ModelCalls:
                 raise refusal(refused, self._path)
             replied = taken
         seq, _ = self._runner.sequencer.append(replied, self._path, call.number, max(1, call.attempt))
+        self._enters(call, called, replied)
         await self._runner.sequencer.durable(seq)
-        return self._arrive(call, called, replied)
+        return self._answer(replied)
 
     def _take_over(self, call: Call) -> ModelReplied | None:
         """The outcome that a fork was told to use, or may take over from its parent."""
@@ -295,23 +317,29 @@ class ModelCalls:
             call.keep,
             call.continuation,
             why,
+            call.since,
         )
 
-    def _arrive(self, call: Call, called: ModelCalled, replied: ModelReplied) -> Answer:
+    def _enters(self, call: Call, called: ModelCalled, replied: ModelReplied) -> None:
+        """What the log holds of a call enters the window, also where the call was given up: once, when this await ends."""
+        if called.keep and replied.failure is None and all(op != call.number for op, _, _ in self._arrived):
+            self._arrived.append((call.number, called, replied))
+
+    def _answer(self, replied: ModelReplied) -> Answer:
         if replied.failure is not None:
             if replied.failure.kind == "window":
                 raise WindowTooSmall(f"task {self._path}: {replied.failure.message}")
             if replied.failure.kind == "cancelled":
                 raise OpTimeout(f"task {self._path}: {replied.failure.message}")
             raise ModelFailed(f"task {self._path}: the model gave no answer: {replied.failure.message}")
-        if called.keep:
-            self._arrived.append((call.number, called, replied))
         return Answer(replied.text, replied.finish, replied.logprob)
 
     async def abandon(self, call: Call, reason: str) -> None:
         """Record that a call was given up, unless the log holds its outcome."""
+        self._finish_ready()
         assert call.record is not None  # prepared with the op that gives it up
-        self._arrived = [item for item in self._arrived if item[0] != call.number]
+        if isinstance(call.record.called, ModelCalled) and isinstance(call.record.outcome, ModelReplied):
+            self._enters(call, call.record.called, call.record.outcome)
         if self._runner.state.tasks[self._path].closed(call.number):
             return
         runner = self._runner

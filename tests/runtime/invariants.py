@@ -237,6 +237,18 @@ def within_window(seen: Seen) -> str | None:
     return None
 
 
+def prompt_is_window(seen: Seen) -> str | None:
+    """W2: a prompt is the task's window as it was before the call's await, what the call asks, and the template."""
+    called = seen.event
+    if not isinstance(called, ModelCalled):
+        return None
+    window = seen.state.tasks[seen.header.task].window
+    shown = window.entries if window is not None else []
+    tokens = sum(item.entry.tokens for item in shown if not called.since or item.op < called.since)
+    tokens += sum(entry.tokens for entry in called.entries) + seen.state.config.overhead_tokens
+    return None if tokens == called.prompt_tokens else f"expected {tokens} tokens, found {called.prompt_tokens}"
+
+
 def pinned_stay(seen: Seen) -> str | None:
     """M1: a pinned memory, or one that the live root's window holds, is never evicted."""
     if isinstance(seen.event, Evicted):
@@ -278,6 +290,7 @@ INVARIANTS: dict[str, Callable[[Seen], str | None]] = {
     "B1": within_budget,
     "B2": reserved_for_calls,
     "W1": within_window,
+    "W2": prompt_is_window,
     "M1": pinned_stay,
     "M2": only_the_unused_go,
 }
