@@ -55,6 +55,11 @@ class Say(msgspec.Struct, frozen=True):
 
 Prompt = str | Say | Sequence[Say]
 
+_SUMMARY_TOKENS = 32
+"""What a compaction leaves at the least."""
+_PREVIEW_TOKENS = 16
+"""What a spilled text shows at the least."""
+
 
 class Answer(msgspec.Struct, frozen=True):
     """What a model answered. `finish` is `stop` or `length`."""
@@ -131,9 +136,7 @@ class ModelCalls:
         if record.called is None and record.outcome is None:
             self._runner.need_live(self._path, call.number, "generate")  # a replay has no engine that counts
         recorded = record.called if isinstance(record.called, ModelCalled) else None
-        call.entries = (
-            tuple(self._entry(say, call) for say in call.says) if recorded is None else self._sized(call, recorded)
-        )
+        call.entries = self._fitting(call) if recorded is None else self._sized(call, recorded)
         for compaction in record.compactions:
             self._window.compact(call.number, compaction)
             self._shown = None
@@ -361,25 +364,54 @@ class ModelCalls:
                     self._shown += brought
             self._arrived.clear()
 
-    def _entry(self, say: Say, call: Call) -> Entry:
-        parts = tuple(ref_of(part) for part in say.parts)
-        text = render(parts, self._runner.text)
-        tokens = self._runner.count(Message(say.role, text))
+    def _fitting(self, call: Call) -> tuple[Entry, ...]:
+        """The entries of a call; what is too large beside all that must stay is spilled.
+
+        Those that are not pinned share what is left: each has the same part of it, and what small ones do not need
+        is for the larger ones.
+        """
+        texts = [render(tuple(map(ref_of, say.parts)), self._runner.text) for say in call.says]
+        sizes = [self._runner.count(Message(say.role, text)) for say, text in zip(call.says, texts, strict=True)]
+        spilled = self._too_large(call, sizes)
+        return tuple(
+            self._spill(say, text, size, spilled[at])
+            if at in spilled
+            else Entry(say.role, tuple(map(ref_of, say.parts)), size, say.pinned)
+            for at, (say, text, size) in enumerate(zip(call.says, texts, sizes, strict=True))
+        )
+
+    def _too_large(self, call: Call, sizes: Sequence[int]) -> dict[int, int]:
+        """Which of a call's entries are to be spilled, and the size of the preview of each."""
         room = self._window_tokens - call.max_tokens - self._runner.state.config.overhead_tokens
-        if tokens <= room or say.pinned:
-            return Entry(say.role, parts, tokens, say.pinned)
-        return self._spill(say, text, tokens, max(16, room // 2))
+        if self._window.tokens + sum(sizes) <= room:
+            return {}
+        stays = sum(item.entry.tokens for item in self._window.entries if item.entry.pinned)
+        room -= stays + sum(size for say, size in zip(call.says, sizes, strict=True) if say.pinned)
+        if self._window.tokens > stays:
+            room -= _SUMMARY_TOKENS
+        free = sorted((at for at, say in enumerate(call.says) if not say.pinned), key=lambda at: sizes[at])
+        if sum(sizes[at] for at in free) <= room:
+            return {}
+        spilled: dict[int, int] = {}
+        for left, at in zip(range(len(free), 0, -1), free, strict=True):
+            share = min(sizes[at], room // left)
+            if share < sizes[at]:
+                spilled[at] = max(_PREVIEW_TOKENS, share // 2)
+            room -= share
+        return spilled
 
     def _sized(self, call: Call, recorded: ModelCalled) -> tuple[Entry, ...]:
         """The entries asked for now, with the sizes that are recorded: a replay has no tokenizer."""
         if len(recorded.entries) != len(call.says):
             return tuple(Entry(say.role, tuple(map(ref_of, say.parts)), 0, say.pinned) for say in call.says)
-        return tuple(
-            then
-            if then.spill is not None
-            else Entry(say.role, tuple(map(ref_of, say.parts)), then.tokens, say.pinned)
-            for say, then in zip(call.says, recorded.entries, strict=True)
-        )
+        entries = []
+        for say, then in zip(call.says, recorded.entries, strict=True):
+            parts = tuple(map(ref_of, say.parts))
+            if then.spill is not None and then.spill.blob == text_digest(render(parts, self._runner.text)):
+                entries.append(then)
+            else:
+                entries.append(Entry(say.role, parts, then.tokens, say.pinned))
+        return tuple(entries)
 
     def _spill(self, say: Say, text: str, tokens: int, room: int) -> Entry:
         digest = text_digest(text)
