@@ -469,7 +469,7 @@ class Revived(_Value, frozen=True):
 class Sampled(_Value, frozen=True):
     """The world was looked at: a clock, a random number, which of several came first, a deadline.
 
-    `what` is `now`, `random`, `sleep`, `first`, `timeout`, `cancel`, `abandoned` (an op that was given up) or
+    `what` is `now`, `random`, `sleep`, `first`, `timeout`, `cancel`, `compact`, `abandoned` (an op that was given up) or
     `unreadable` (an input, and why); `value` is JSON.
     """
 

@@ -1,7 +1,8 @@
 """What leaves a window, what a summary lost, and a summary that needs no model.
 
 Owns the choice of the span, the prompt that asks for a summary, the extractive stand-in and the loss score.
-It makes requests and never calls an engine. Invariant: pinned entries and the newest stay verbatim.
+It makes requests and never calls an engine. Invariant: pinned entries stay verbatim, and
+the newest exchange where there is room for it.
 """
 
 import re
@@ -43,19 +44,20 @@ class Span(msgspec.Struct, frozen=True):
     tokens: int
 
 
-def choose_span(entries: Sequence[WindowEntry], target_tokens: int) -> Span | None:
+def choose_span(entries: Sequence[WindowEntry], target_tokens: int, spare_tokens: int = 0) -> Span | None:
     """The oldest unpinned entries whose leaving brings the window to `target_tokens` or less.
 
     Whole exchanges leave together (all entries of an op), so that an answer is never parted from its question
-    or a result from its call. None if there is nothing that may leave.
+    or a result from its call. The newest stays if others leave and the rest is at most `spare_tokens`. None if there
+    is nothing that may leave.
     """
     ops: dict[int, list[WindowEntry]] = {}
     for item in entries:
         ops.setdefault(item.op, []).append(item)
     total = sum(item.entry.tokens for item in entries)
     left: list[WindowEntry] = []
-    for group in ops.values():
-        if total <= target_tokens:
+    for op, group in ops.items():
+        if total <= target_tokens or (left and op == entries[-1].op and total <= spare_tokens):
             break
         movable = [item for item in group if not item.entry.pinned]
         left.extend(movable)

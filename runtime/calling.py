@@ -13,7 +13,6 @@ import msgspec
 from anyio.lowlevel import checkpoint_if_cancelled
 
 from treering.events.catalogue import (
-    Compacted,
     Entry,
     Failure,
     ModelCalled,
@@ -22,20 +21,19 @@ from treering.events.catalogue import (
     Ref,
     Refused,
     RunConfig,
-    Spill,
     Usage,
 )
 from treering.events.codec import text_digest
-from treering.events.log import Blob
-from treering.memory.compaction import SUMMARY_SYSTEM, choose_span, extract, measure_loss, summary_prompt
 from treering.memory.recall import Hit
 from treering.memory.windows import EMPTY_DIGEST, Window, render, roll
+from treering.runtime.compacting import compact
 from treering.runtime.digests import call_seed, generate_digest
 from treering.runtime.divergence import diverged
 from treering.runtime.engine import ContextOverflow, EngineError, EngineTransientError, Message, Reply, Request
 from treering.runtime.errors import ModelFailed, OpTimeout, WindowTooSmall, refusal
 from treering.runtime.journal import OpRecord
 from treering.runtime.seams import current_task
+from treering.runtime.spilling import Asked, fitting
 from treering.runtime.state import depth_of
 
 if TYPE_CHECKING:
@@ -54,11 +52,6 @@ class Say(msgspec.Struct, frozen=True):
 
 
 Prompt = str | Say | Sequence[Say]
-
-_SUMMARY_TOKENS = 32
-"""What a compaction leaves at the least."""
-_PREVIEW_TOKENS = 16
-"""What a spilled text shows at the least."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -365,40 +358,15 @@ class ModelCalls:
             self._arrived.clear()
 
     def _fitting(self, call: Call) -> tuple[Entry, ...]:
-        """The entries of a call; what is too large beside all that must stay is spilled.
-
-        Those that are not pinned share what is left: each has the same part of it, and what small ones do not need
-        is for the larger ones.
-        """
-        texts = [render(tuple(map(ref_of, say.parts)), self._runner.text) for say in call.says]
-        sizes = [self._runner.count(Message(say.role, text)) for say, text in zip(call.says, texts, strict=True)]
-        spilled = self._too_large(call, sizes)
-        return tuple(
-            self._spill(say, text, size, spilled[at])
-            if at in spilled
-            else Entry(say.role, tuple(map(ref_of, say.parts)), size, say.pinned)
-            for at, (say, text, size) in enumerate(zip(call.says, texts, sizes, strict=True))
-        )
-
-    def _too_large(self, call: Call, sizes: Sequence[int]) -> dict[int, int]:
-        """Which of a call's entries are to be spilled, and the size of the preview of each."""
         room = self._window_tokens - call.max_tokens - self._runner.state.config.overhead_tokens
-        if self._window.tokens + sum(sizes) <= room:
-            return {}
-        stays = sum(item.entry.tokens for item in self._window.entries if item.entry.pinned)
-        room -= stays + sum(size for say, size in zip(call.says, sizes, strict=True) if say.pinned)
-        if self._window.tokens > stays:
-            room -= _SUMMARY_TOKENS
-        free = sorted((at for at, say in enumerate(call.says) if not say.pinned), key=lambda at: sizes[at])
-        if sum(sizes[at] for at in free) <= room:
-            return {}
-        spilled: dict[int, int] = {}
-        for left, at in zip(range(len(free), 0, -1), free, strict=True):
-            share = min(sizes[at], room // left)
-            if share < sizes[at]:
-                spilled[at] = max(_PREVIEW_TOKENS, share // 2)
-            room -= share
-        return spilled
+        asked = []
+        for say in call.says:
+            parts = tuple(map(ref_of, say.parts))
+            asked.append(Asked(say.role, parts, render(parts, self._runner.text), say.pinned))
+        entries, blobs = fitting(asked, self._window, room, self._runner.count)
+        for blob in blobs:
+            self._runner.keep_blob(blob)
+        return entries
 
     def _sized(self, call: Call, recorded: ModelCalled) -> tuple[Entry, ...]:
         """The entries asked for now, with the sizes that are recorded: a replay has no tokenizer."""
@@ -413,17 +381,6 @@ class ModelCalls:
                 entries.append(Entry(say.role, parts, then.tokens, say.pinned))
         return tuple(entries)
 
-    def _spill(self, say: Say, text: str, tokens: int, room: int) -> Entry:
-        digest = text_digest(text)
-        self._runner.keep_blob(Blob(digest, text))
-        keep = len(text) * room // max(1, tokens)
-        while True:
-            preview = f"{text[:keep]}\n[cut: {len(text) - keep} of {len(text)} characters are not shown]"
-            size = self._runner.count(Message(say.role, preview))
-            if size <= room or keep < 8:
-                return Entry(say.role, (preview,), size, say.pinned, Spill(digest, tokens, len(text)))
-            keep = keep * 3 // 4
-
     async def _make_room(self, call: Call) -> str:
         """Compact the window, if the call would overflow it; why that cannot help, if so."""
         overhead = self._runner.state.config.overhead_tokens
@@ -431,8 +388,8 @@ class ModelCalls:
         for _ in range(2):
             if self._window.tokens + incoming <= self._window_tokens:
                 return ""
-            target = max(0, (self._window_tokens - incoming) // 2)
-            if not await self._compact(call.number, target, "the window would overflow"):
+            fits = self._window_tokens - incoming
+            if not await self._compact(call.number, max(0, fits // 2), fits, "the window would overflow"):
                 break
         if self._window.tokens + incoming <= self._window_tokens:
             return ""
@@ -441,39 +398,23 @@ class ModelCalls:
             f"{self._window.tokens + incoming} that must stay; use a larger --window or fewer max_tokens"
         )
 
-    async def _compact(self, number: int, target: int, reason: str) -> bool:
-        span = choose_span(self._window.entries, target)
-        if span is None:
-            return False
-        lines = [f"{item.entry.role}: {render(item.entry.parts, self._runner.text)}" for item in span.entries]
-        text = "\n".join(lines)
-        kept = self._window.tokens - span.tokens
-        room = max(24, min(span.tokens // 3, self._window_tokens // 4, max(24, target - kept)))
-        prefix = "Earlier, in short: "
-        summary, by = await self._runner.summarise(self._task, number, text, room, SUMMARY_SYSTEM, summary_prompt)
-        method = "model"
-        while not summary or self._runner.count(Message("user", prefix + summary)) > room + 8:
-            method = "extractive"
-            characters = min(room * 3, len(summary) * 3 // 4 if summary else room * 3)
-            if characters < 24:
-                summary = summary[:24] or text[:24]
-                break
-            summary = extract(text, characters)
-        event = Compacted(
-            tuple((item.op, item.index) for item in span.entries),
-            prefix + summary,
-            self._runner.count(Message("user", prefix + summary)),
-            span.tokens,
-            method,
-            measure_loss(text, summary),
-            reason,
-            by,
-        )
-        seq, _ = self._runner.sequencer.append(event, self._path, number)
-        await self._runner.sequencer.durable(seq)
-        self._window.compact(number, event)
-        self._shown = None
-        return True
+    async def _compact(self, number: int, target: int, fits: int, reason: str) -> bool:
+        event = await compact(self._runner, self._task, self._window, number, target, fits, reason)
+        if event is not None:
+            self._window.compact(number, event)
+            self._shown = None
+        return event is not None
+
+    async def compact(self, number: int, record: OpRecord) -> int:
+        """Compact the window for its own sake; the tokens that this frees."""
+        before = self._window.tokens
+        for compaction in record.compactions:
+            self._window.compact(number, compaction)
+            self._shown = None
+        if not record.compactions and record.outcome is None:
+            self._runner.need_live(self._path, number, "compact")
+            await self._compact(number, 0, self._window_tokens, "the agent asked for it")
+        return before - self._window.tokens
 
     def _show(self) -> list[Message]:
         """The window as the engine sees it. Kept, so that a call costs what is new in it; made anew after a compaction."""

@@ -413,6 +413,23 @@ class Task:
             lambda reason: calls.abandon(call, reason),
         )
 
+    def compact(self) -> Op[int]:
+        """Put a summary in the place of all that the window holds but pins and the newest exchange; tokens freed."""
+        number, record, freed = self._next(), OpRecord(), 0
+        request = plain_digest("compact")
+
+        async def prepare() -> None:
+            nonlocal record, freed
+            record = self._take(number, request, "compact")
+            freed = await self._calls.compact(number, record)
+
+        async def perform() -> int:
+            if record.outcome is None:
+                await self._sample(number, "compact", freed, request)
+            return freed
+
+        return Op(self, number, "compact", perform, prepare, lambda reason: self._give_up(number, reason))
+
     def text(self, ref: Ref) -> str:
         """The text that a reference stands for. Pure: the log holds it."""
         return self._runner.text(ref)

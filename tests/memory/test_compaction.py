@@ -46,3 +46,15 @@ def test_a_text_loses_nothing_against_itself():
 def test_an_extract_is_never_longer_than_asked(text, room):
     """Whatever the text, the extract fits."""
     assert len(extract(text, room)) <= room
+
+
+def test_the_newest_exchange_is_spared_where_the_rest_fits():
+    """It leaves only where nothing else makes room enough."""
+    entries = [_entry(op, index, 10) for op in (1, 2) for index in (0, 1)]
+    spared = choose_span(entries, 0, spare_tokens=20)
+    assert spared is not None
+    assert {item.op for item in spared.entries} == {1}
+    taken = choose_span(entries, 0, spare_tokens=19)
+    assert taken is not None
+    assert {item.op for item in taken.entries} == {1, 2}
+    assert choose_span(entries[2:], 0, spare_tokens=20) is not None
