@@ -8,6 +8,7 @@ the newest exchange where there is room for it.
 import re
 from collections import Counter
 from collections.abc import Sequence
+from heapq import heapify, heappop, heapreplace
 
 import msgspec
 
@@ -93,25 +94,30 @@ def extract(text: str, max_characters: int) -> str:
     A greedy cover: the sentence that adds most new terms per character is taken first. No model is needed.
     """
     sentences = [sentence.strip() for sentence in _SENTENCE.split(text) if sentence.strip()]
-    weights = Counter(term for sentence in sentences for term in salient_terms(sentence))
-    open_terms = {index: set(salient_terms(sentence)) for index, sentence in enumerate(sentences)}
+    terms = [salient_terms(sentence) for sentence in sentences]
+    weights = Counter(term for found in terms for term in found)
     covered: set[str] = set()
+
+    def gain(index: int) -> float:
+        new = sorted(term for term in terms[index] if term not in covered)
+        return sum(1.0 / weights[term] for term in new) / (20 + len(sentences[index]))
+
+    # A gain only falls as more is covered, so one that was computed before is a bound (Minoux 1978): the best bound
+    # that still holds is the best.
+    bounds = [(-gain(index), index) for index in range(len(sentences))]
+    heapify(bounds)
     chosen: list[int] = []
     room = max_characters
-    while open_terms:
-        gains = {
-            index: sum(1.0 / weights[term] for term in sorted(terms - covered)) / (20 + len(sentences[index]))
-            for index, terms in open_terms.items()
-        }
-        best = max(sorted(gains), key=lambda index: (gains[index], -index))
-        terms = open_terms.pop(best)
-        if gains[best] <= 0.0:
-            break
-        if len(sentences[best]) + 1 > room:
+    while bounds and bounds[0][0] < 0.0:
+        bound, index = bounds[0]
+        if (now := -gain(index)) > bound:
+            heapreplace(bounds, (now, index))
             continue
-        chosen.append(best)
-        covered |= terms
-        room -= len(sentences[best]) + 1
+        heappop(bounds)
+        if len(sentences[index]) + 1 <= room:
+            chosen.append(index)
+            covered.update(terms[index])
+            room -= len(sentences[index]) + 1
     if not chosen:
         return text[:max_characters].rstrip()
     return " ".join(sentences[index] for index in sorted(chosen))

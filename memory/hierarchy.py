@@ -365,14 +365,13 @@ def _part(writes: tuple[Written, ...], scope: str) -> tuple[Written, tuple[Writt
 
 
 def normalise(text: str) -> str:
-    """A memory's text as it is kept: without white space at its ends, and in one line without doubled blanks.
-
-    Several lines stay as they are, since their blanks may mean something.
-    """
-    stripped = text.strip()
-    return stripped if len(stripped.splitlines()) > 1 else " ".join(stripped.split())
+    """A memory's text as it is kept: verbatim, but without white space at its ends."""
+    return text.strip()
 
 
 def memory_id(text: str) -> str:
-    """The id of a memory: from its content alone, so that the same text is never kept twice."""
+    """The id of a memory: from its text alone, so that the same text is never kept twice.
+
+    White space counts: code that differs in its indentation is not the same text.
+    """
     return "m" + blake2b(normalise(text).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()

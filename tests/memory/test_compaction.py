@@ -1,5 +1,8 @@
 """What leaves a window, and what a summary lost."""
 
+import sys
+from collections import Counter
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,3 +61,53 @@ def test_the_newest_exchange_is_spared_where_the_rest_fits():
     assert taken is not None
     assert {item.op for item in taken.entries} == {1, 2}
     assert choose_span(entries[2:], 0, spare_tokens=20) is not None
+
+
+def _greedy(text: str, room: int) -> str:
+    """The definition of an extract, at the cost of looking at every sentence each time."""
+    sentences = [sentence.strip() for sentence in text.split("\n") if sentence.strip()]
+    terms = {at: set(salient_terms(sentence)) for at, sentence in enumerate(sentences)}
+    weights = Counter(term for found in terms.values() for term in found)
+    covered: set[str] = set()
+    chosen: list[int] = []
+    while terms:
+        gains = {
+            at: sum(1.0 / weights[term] for term in sorted(found - covered)) / (20 + len(sentences[at]))
+            for at, found in terms.items()
+        }
+        best = max(sorted(gains), key=lambda at: (gains[at], -at))
+        found = terms.pop(best)
+        if gains[best] <= 0.0:
+            break
+        if len(sentences[best]) + 1 <= room:
+            chosen.append(best)
+            covered |= found
+            room -= len(sentences[best]) + 1
+    return " ".join(sentences[at] for at in sorted(chosen))
+
+
+@given(
+    st.lists(st.lists(st.sampled_from(["Anna", "Split", "1931", "load_cargo", "a", "b"]), min_size=1), max_size=12)
+)
+def test_an_extract_is_the_greedy_cover(lines):
+    """Sentence by sentence what the plain definition takes."""
+    text = "\n".join(" ".join(words) for words in lines)
+    wanted = _greedy(text, len(text) // 2)
+    assert extract(text, len(text) // 2) == (wanted or text[: len(text) // 2].rstrip())
+
+
+def test_an_extract_looks_at_few_sentences_again():
+    """Of a long text too: the work grows with the text, not with its square."""
+    text = "\n".join(f"Sentence about Alpha{at} and value {at * 7} of item_{at} here." for at in range(3000))
+    looked = 0
+
+    def count(frame, event, _):
+        nonlocal looked
+        looked += event == "call" and frame.f_code.co_name == "gain"
+
+    sys.setprofile(count)
+    try:
+        extract(text, len(text) // 3)
+    finally:
+        sys.setprofile(None)
+    assert looked < 5 * 3000

@@ -72,11 +72,18 @@ def test_a_pin_of_a_child_waits_for_its_join():
 def test_the_same_text_is_one_memory_and_is_used_again():
     """Recalled text that is stored again is an access, not a new memory."""
     memory = Hierarchy()
-    id = _remember(memory, TRUNK, "a  fact")
+    id = _remember(memory, TRUNK, "a fact")
     memory.tick(TRUNK, 10)
     assert _remember(memory, TRUNK, " a fact ") == id
     assert len(memory.memories) == 1
     assert memory.memories[id].accessed == 10
+
+
+def test_blanks_inside_a_text_are_kept():
+    """Texts that differ in them are two memories, each verbatim: code may mean something else."""
+    memory = Hierarchy()
+    texts = ["if a:\n  b\nc", "if a:\n  b\n  c", "say('a  b')", "say('a b')"]
+    assert [memory.memories[_remember(memory, TRUNK, text)].text for text in texts] == texts
 
 
 def test_use_it_or_lose_it():
