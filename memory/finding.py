@@ -8,6 +8,7 @@ and their order are a function of the view and the query, never of the order in 
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable
+from itertools import islice
 
 import msgspec
 import numpy as np
@@ -38,7 +39,9 @@ class RecallIndex:
         self._views = ViewedMemories()
         self._passages = LexicalIndex()
         self._spans: list[SourceSpan] = []
-        self._sources: dict[str, tuple[str, list[Passage]]] = {}
+        self._sources: dict[str, tuple[str, str]] = {}
+        self._cuts: dict[str, list[Passage]] = {}
+        self._searchable = 0
         self._log = LexicalIndex(form=root)
         self._log_spans: list[LogSpan] = []
         self._log_tasks: dict[str, int] = {}
@@ -46,16 +49,12 @@ class RecallIndex:
 
     @property
     def sources(self) -> int:
-        """How many sources are indexed. Sources are only ever added."""
+        """How many sources are known. Sources are only ever added."""
         return len(self._sources)
 
     def add_source(self, digest: str, name: str, text: str) -> None:
-        """Cut a source into passages and index them."""
-        passages = cut(text)
-        self._sources[digest] = (name, passages)
-        for passage in passages:
-            self._passages.add(text[passage.start : passage.end], f"{passage.heading} {name}")
-            self._spans.append(SourceSpan(digest, passage.start, passage.end))
+        """Take in a source. It is cut when somebody asks for its passages, and indexed when somebody searches."""
+        self._sources[digest] = (name, text)
 
     def add_log_text(self, task: str, op: int, what: str, text: str) -> None:
         """Cut a text that an op brought into the log into passages and index them."""
@@ -67,8 +66,7 @@ class RecallIndex:
 
     def passages(self, digest: str) -> list[SourceSpan]:
         """The passages of one source, in order."""
-        _, passages = self._sources.get(digest, ("", []))
-        return [SourceSpan(digest, passage.start, passage.end) for passage in passages]
+        return [SourceSpan(digest, passage.start, passage.end) for passage in self._cut(digest)]
 
     def recall(
         self, hierarchy: Hierarchy, view: View, query: Query, sources: set[str], past: Past
@@ -91,9 +89,21 @@ class RecallIndex:
         """The name of the source a passage stands in, and the headings above it."""
         if not isinstance(ref, SourceSpan):
             return "", ""
-        name, passages = self._sources.get(ref.source, ("", []))
+        name, passages = self._sources.get(ref.source, ("", ""))[0], self._cut(ref.source)
         at = bisect_right(passages, ref.start, key=lambda passage: passage.start) - 1
         return name, passages[at].heading if at >= 0 and ref.start < passages[at].end else ""
+
+    def _cut(self, digest: str) -> list[Passage]:
+        if digest not in self._cuts and digest in self._sources:
+            self._cuts[digest] = cut(self._sources[digest][1])
+        return self._cuts.get(digest, [])
+
+    def _index_sources(self) -> None:
+        for digest, (name, text) in islice(self._sources.items(), self._searchable, None):
+            for passage in self._cut(digest):
+                self._passages.add(text[passage.start : passage.end], f"{passage.heading} {name}")
+                self._spans.append(SourceSpan(digest, passage.start, passage.end))
+            self._searchable += 1
 
     # --- tiers ------------------------------------------------------------------------------------------
 
@@ -136,6 +146,7 @@ class RecallIndex:
         return accept
 
     def _search_sources(self, query: Query, seen: set[str]) -> list[HitRecord]:
+        self._index_sources()
         visible = None if seen.issuperset(self._sources) else self._of_sources(seen)
         scores = self._passages.scores(query.text, visible)
         if query.source:

@@ -511,7 +511,7 @@ class Task:
                 return
             self._runner.need_live(self.path, number, "recall")
             hits = self._runner.recaller.recall(self._runner.state, self.path, number, asked)
-            event = Recalled(query[:2000], hits, request, access)
+            event = Recalled(query, hits, request, access)
             found = self._runner.sequencer.append(event, self.path, number)[0], hits
 
         async def perform() -> list[Hit]:

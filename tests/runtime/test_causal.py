@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from laws import config_for
 
 from treering.events.catalogue import SourceSpan
+from treering.events.codec import decode
 from treering.events.errors import InputError
 from treering.events.in_memory import InMemoryStore
 from treering.runtime.runner import Runner, create_run
@@ -159,3 +160,40 @@ async def test_an_input_that_cannot_be_read_is_an_outcome(files, tmp_path):
     said, sources, hits = await finish(agent)
     assert (sources, hits) == (1, 2)
     assert "later.txt" in said
+
+
+async def test_a_replay_names_headings_and_searches_nothing(tmp_path):
+    """What hits are about is read from the text that they stand in; the postings are for who searches."""
+    path = tmp_path / "manual.md"
+    path.write_text("# Lamps\n\nThe lantern is lit at dusk.\n\n# Boats\n\nThe boat is tarred in May.\n")
+    found = []
+
+    async def agent(task, goal):
+        await task.add_input(str(path))
+        hits = await task.recall("lantern", over="sources")
+        found.append([(hit.name, hit.heading, hit.text) for hit in hits])
+
+    store = InMemoryStore()
+    run = create_run(store, config_for("agent"))
+    async with Runner(store, run, ScriptedEngine(), agents={"agent": agent}) as runner:
+        await runner.ask("tower")
+    async with Runner(store, run, agents={"agent": agent}, replay=True) as runner:
+        await runner.replay()
+        assert len(runner.recaller.index(runner.state)._passages) == 0
+    assert found[0] == found[1]
+    assert found[0][0][:2] == ("manual.md", "Lamps")
+
+
+async def test_a_query_of_any_length_is_recorded_whole():
+    """What was looked for is not cut."""
+    query = "where is the lantern " * 200
+
+    async def agent(task, goal):
+        await task.recall(query)
+
+    store = InMemoryStore()
+    run = create_run(store, config_for("agent"))
+    async with Runner(store, run, ScriptedEngine(), agents={"agent": agent}) as runner:
+        await runner.ask("tower")
+    (recalled,) = [decode(record).event for record in store.read(run, kinds=["Recalled"])]
+    assert recalled.query == query
