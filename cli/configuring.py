@@ -95,6 +95,8 @@ def _value(config: RunConfig, field: _Field) -> Any:
 
 def on_engine(config: RunConfig, engine: "Engine") -> RunConfig:
     """The configuration on this engine. Raises UsageError if the window is larger than what it can read."""
+    from treering.runtime.engine import ScoringEngine
+
     found = engine.info
     config = msgspec.structs.replace(
         config,
@@ -102,6 +104,7 @@ def on_engine(config: RunConfig, engine: "Engine") -> RunConfig:
         template=found.template,
         context_tokens=found.context_tokens,
         overhead_tokens=found.overhead_tokens,
+        scoring=isinstance(engine, ScoringEngine),
     )
     check_window(config)
     return config

@@ -176,7 +176,8 @@ class Limits(_Value, frozen=True):
 class RunConfig(_Value, frozen=True):
     """What a run was asked to be. Windows and sizes are in tokens. `call_timeout_s` limits one attempt at a model and
     one call of a tool. `origin` names the program whose log this run was made from, "" for a run of this program:
-    another's run can be looked at, not gone on with."""
+    another's run can be looked at, not gone on with. `scoring` says whether the engine can tell how likely it finds a
+    text; an engine that is not known is asked."""
 
     agent: str
     seed: int = 0
@@ -193,6 +194,7 @@ class RunConfig(_Value, frozen=True):
     base_url: str = ""
     call_timeout_s: float = 600.0
     origin: str = ""
+    scoring: bool = True
 
 
 class Edit(_Value, frozen=True):
@@ -469,7 +471,7 @@ class Revived(_Value, frozen=True):
 class Sampled(_Value, frozen=True):
     """The world was looked at: a clock, a random number, which of several came first, a deadline.
 
-    `what` is `now`, `random`, `sleep`, `first`, `timeout`, `cancel`, `compact`, `abandoned` (an op that was given up) or
+    `what` is `now`, `random`, `sleep`, `first`, `timeout`, `cancel`, `compact`, `score` (by an engine that cannot), `abandoned` (an op that was given up) or
     `unreadable` (an input, and why); `value` is JSON.
     """
 

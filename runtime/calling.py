@@ -18,20 +18,28 @@ from treering.events.catalogue import (
     ModelCalled,
     ModelReplied,
     Part,
-    Ref,
     Refused,
     RunConfig,
+    Sampled,
     Usage,
 )
-from treering.events.codec import text_digest
-from treering.memory.recall import Hit
+from treering.events.codec import text_digest, to_json
 from treering.memory.windows import EMPTY_DIGEST, Window, render, roll
 from treering.runtime.compacting import compact
-from treering.runtime.digests import call_seed, generate_digest
+from treering.runtime.digests import call_seed, generate_digest, plain_digest
 from treering.runtime.divergence import diverged
-from treering.runtime.engine import ContextOverflow, EngineError, EngineTransientError, Message, Reply, Request
+from treering.runtime.engine import (
+    ContextOverflow,
+    EngineError,
+    EngineTransientError,
+    Message,
+    Reply,
+    Request,
+    ScoringEngine,
+)
 from treering.runtime.errors import ModelFailed, OpTimeout, WindowTooSmall, refusal
 from treering.runtime.journal import OpRecord
+from treering.runtime.prompts import Answer, Call, Prompt, Say, called_of, ref_of
 from treering.runtime.seams import current_task
 from treering.runtime.spilling import Asked, fitting
 from treering.runtime.state import depth_of
@@ -41,50 +49,6 @@ if TYPE_CHECKING:
     from treering.runtime.task import Task
 
 __all__ = ["Answer", "Call", "ModelCalls", "Prompt", "Say", "ref_of"]
-
-
-class Say(msgspec.Struct, frozen=True):
-    """A message for a window. `parts` mixes text with references, hits and passages; `pinned` stays verbatim."""
-
-    parts: tuple[str | Ref | Hit, ...]
-    role: str = "user"
-    pinned: bool = False
-
-
-Prompt = str | Say | Sequence[Say]
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What a model answered. `finish` is `stop` or `length`."""
-
-    text: str
-    finish: str = "stop"
-    logprob: float | None = None
-
-    def __str__(self) -> str:
-        return self.text
-
-
-class Call(msgspec.Struct):
-    """A model call on its way."""
-
-    number: int
-    says: list[Say]
-    max_tokens: int
-    temperature: float
-    top_p: float
-    stop: tuple[str, ...]
-    keep: bool
-    continuation: str | None
-    record: OpRecord | None = None
-    entries: tuple[Entry, ...] = ()
-    request: str = ""
-    occurrence: int = 0
-    prompt: tuple[Message, ...] = ()
-    prompt_tokens: int = 0
-    attempt: int = 0
-    too_small: str = ""
-    since: int = 0
 
 
 class ModelCalls:
@@ -128,6 +92,9 @@ class ModelCalls:
         call.record = record
         if record.called is None and record.outcome is None:
             self._runner.need_live(self._path, call.number, "generate")  # a replay has no engine that counts
+        if call.continuation is not None and self._cannot_score(record):
+            self._prepare_unscored(call, record)
+            return
         recorded = record.called if isinstance(record.called, ModelCalled) else None
         call.entries = self._fitting(call) if recorded is None else self._sized(call, recorded)
         for compaction in record.compactions:
@@ -136,6 +103,26 @@ class ModelCalls:
         if recorded is None:
             call.too_small = await self._make_room(call)
         self._ready.append(call)
+
+    def _cannot_score(self, record: OpRecord) -> bool:
+        if record.outcome is not None or self._runner.replaying:
+            return isinstance(record.outcome, Sampled)
+        return not isinstance(self._runner.engine_for(), ScoringEngine)
+
+    def _prepare_unscored(self, call: Call, record: OpRecord) -> None:
+        """A score that the engine cannot give is an outcome, and no call of a model."""
+        said = [(say.role, render(tuple(map(ref_of, say.parts)), self._runner.text)) for say in call.says]
+        call.unscored = plain_digest("score", said, call.continuation)
+        if record.request and record.request != call.unscored and record.called is None:
+            asked = "\n".join(text for _, text in said)
+            raise self._runner.fatal(
+                diverged(self._runner.run, self._path, call.number, record, asked, self._coroutine)
+            )
+
+    async def _sample(self, call: Call, what: str, value: str | None, request: str = "") -> None:
+        event = Sampled(what, msgspec.Raw(to_json(value)), request)
+        seq, _ = self._runner.sequencer.append(event, self._path, call.number)
+        await self._runner.sequencer.durable(seq)
 
     def _finish_ready(self) -> None:
         """Fix the prompts of the calls of one await, once all are ready.
@@ -198,6 +185,10 @@ class ModelCalls:
         record = call.record
         assert record is not None
         outcome = record.outcome
+        if call.unscored:
+            if outcome is None:
+                await self._sample(call, "score", None, call.unscored)
+            return Answer("")
         if isinstance(outcome, Refused):
             raise refusal(outcome, self._path)
         if isinstance(outcome, ModelReplied):
@@ -211,7 +202,7 @@ class ModelCalls:
                 called, replied = await self._attempts(call)
             await checkpoint_if_cancelled()
         else:
-            called = self._called(call, "")
+            called = called_of(call, "")
             _, refused = self._runner.sequencer.append(called, self._path, call.number, 1)
             if isinstance(refused, Refused):
                 await self._runner.sequencer.durable()
@@ -257,7 +248,7 @@ class ModelCalls:
             await checkpoint_if_cancelled()
             call.attempt += 1
             tries += 1
-            called = self._called(call, why, request.seed)
+            called = called_of(call, why, request.seed)
             seq, refused = runner.sequencer.append(called, self._path, call.number, call.attempt)
             await runner.sequencer.durable(max(seq, runner.state.seq) if refused else seq)
             if isinstance(refused, Refused):
@@ -289,32 +280,14 @@ class ModelCalls:
                 return called, ModelReplied(reply.text, reply.finish, tokens, usage, logprob)
 
     async def _ask_engine(self, request: Request, call: Call) -> tuple[Reply, float | None]:
-        runner = self._runner
+        engine = self._runner.engine_for()
         if call.continuation is None:
-            reply = await runner.engine_for().generate(request, runner.stream_to(self._path))
+            reply = await engine.generate(request, self._runner.stream_to(self._path))
             return reply, reply.logprob
-        score_of = getattr(runner.engine_for(), "score", None)
-        if score_of is None:
-            return Reply("", "stop", 0, 0), None
-        score = await score_of(request, call.continuation)
+        assert isinstance(engine, ScoringEngine)  # no other is asked
+        score = await engine.score(request, call.continuation)
         mean = score.logprob / score.tokens if score.tokens else None
         return Reply("", "stop", score.prompt_tokens, 0, score.cached_tokens), mean
-
-    def _called(self, call: Call, why: str, seed: int = 0) -> ModelCalled:
-        return ModelCalled(
-            call.request,
-            call.entries,
-            call.prompt_tokens,
-            call.max_tokens,
-            call.temperature,
-            call.top_p,
-            call.stop,
-            seed if call.temperature else 0,
-            call.keep,
-            call.continuation,
-            why,
-            call.since,
-        )
 
     def _enters(self, call: Call, called: ModelCalled, replied: ModelReplied) -> None:
         """What the log holds of a call enters the window, also where the call was given up: once, when this await ends."""
@@ -338,9 +311,12 @@ class ModelCalls:
             self._enters(call, call.record.called, call.record.outcome)
         if self._runner.state.tasks[self._path].closed(call.number):
             return
+        if call.unscored:
+            await self._sample(call, "abandoned", reason)
+            return
         runner = self._runner
         if call.record.called is None and call.attempt == 0:
-            runner.sequencer.append(self._called(call, ""), self._path, call.number, 1)
+            runner.sequencer.append(called_of(call, ""), self._path, call.number, 1)
         seq, _ = runner.sequencer.append(
             ModelReplied(failure=Failure("cancelled", reason)), self._path, call.number, max(1, call.attempt)
         )
@@ -434,8 +410,3 @@ class ModelCalls:
         for message in messages:
             digest = roll(digest, message.role, message.text)
         return digest
-
-
-def ref_of(part: str | Ref | Hit) -> Part:
-    """A part as the log keeps it: by reference where it can."""
-    return part.ref if isinstance(part, Hit) else part

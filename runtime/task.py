@@ -68,6 +68,8 @@ __all__ = ["Answer", "Child", "Prompt", "Say", "Task", "TaskLimits"]
 
 T = TypeVar("T")
 
+_QUERY_CHARACTERS = 2000
+
 
 class TaskLimits(msgspec.Struct, frozen=True):
     """What a task may use, as the run was configured when it began.
@@ -380,8 +382,19 @@ class Task:
         """
         return self._model_op(prompt, system, max_tokens, temperature, top_p, tuple(stop), keep, None)
 
+    @property
+    def can_score(self) -> bool:
+        """Whether the model can tell how likely it finds a text: as it is recorded where the next op stands."""
+        journal = self._runner.journal
+        coming = journal.ops(self.path).get(self._op + 1)
+        seq = coming.seq if coming is not None and coming.outcome is not None else journal.ended_seq(self.path)
+        return self._runner.config_at(seq).scoring
+
     def score(self, prompt: Prompt, continuation: str, *, system: str | None = None) -> Op[float | None]:
-        """Mean log-probability per token of `continuation` as the answer; None if the engine cannot tell."""
+        """Mean log-probability per token of `continuation` as the answer; None if the engine cannot tell.
+
+        Such an engine is not called; see `can_score`.
+        """
         inner = self._model_op(prompt, system, 0, 0.0, 1.0, (), False, continuation)
         perform = inner.perform
 
@@ -511,7 +524,7 @@ class Task:
                 return
             self._runner.need_live(self.path, number, "recall")
             hits = self._runner.recaller.recall(self._runner.state, self.path, number, asked)
-            event = Recalled(query, hits, request, access)
+            event = Recalled(_shortened(query), hits, request, access)
             found = self._runner.sequencer.append(event, self.path, number)[0], hits
 
         async def perform() -> list[Hit]:
@@ -739,3 +752,11 @@ def _recall_digest(query: Query, access: bool) -> str:
     if not access:
         filters["access"] = False
     return plain_digest("recall", query.text, query.k, query.over, *([filters] if filters else []))
+
+
+def _shortened(query: str) -> str:
+    """A query as the log keeps it; its digest is of all of it."""
+    if len(query) <= _QUERY_CHARACTERS:
+        return query
+    more = len(query) - _QUERY_CHARACTERS
+    return f"{query[:_QUERY_CHARACTERS]}\n[cut: {more} of {len(query)} characters are not shown]"

@@ -155,12 +155,13 @@ async def read_excerpt(
     shown: list[str | SourceSpan | MemoryRef] = [f"Text:\n{heading}\n" if heading else "Text:\n"]
     for part in parts:
         shown += [part, "\n"]
-    scores = [
-        task.score([*_EXAMPLES, Say((*shown, f"\nAnswer: {answer}"))], goal, system=ASKER) for answer in answers
-    ]
-    channels = await task.gather(*scores)
-    if all(channel is not None for channel in channels):
-        return {"channels": channels, "reply": None}
+    if task.can_score:
+        scores = [
+            task.score([*_EXAMPLES, Say((*shown, f"\nAnswer: {answer}"))], goal, system=ASKER) for answer in answers
+        ]
+        channels = await task.gather(*scores)
+        if all(channel is not None for channel in channels):
+            return {"channels": channels, "reply": None}
     asked = Say((*shown, f"\nQuestion: {goal}"))
     answer = await task.generate(asked, system=ANSWERER, max_tokens=REPLY_TOKENS, stop=("\n\n",))
     return {"channels": [], "reply": answer.text}

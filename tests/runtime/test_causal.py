@@ -184,16 +184,18 @@ async def test_a_replay_names_headings_and_searches_nothing(tmp_path):
     assert found[0][0][:2] == ("manual.md", "Lamps")
 
 
-async def test_a_query_of_any_length_is_recorded_whole():
-    """What was looked for is not cut."""
+async def test_a_long_query_is_recorded_with_a_mark_of_what_is_cut():
+    """Nothing is cut in silence, and a query of usual length is whole."""
     query = "where is the lantern " * 200
 
     async def agent(task, goal):
         await task.recall(query)
+        await task.recall(query[:2000])
 
     store = InMemoryStore()
     run = create_run(store, config_for("agent"))
     async with Runner(store, run, ScriptedEngine(), agents={"agent": agent}) as runner:
         await runner.ask("tower")
-    (recalled,) = [decode(record).event for record in store.read(run, kinds=["Recalled"])]
-    assert recalled.query == query
+    long, usual = [decode(record).event.query for record in store.read(run, kinds=["Recalled"])]
+    assert usual == query[:2000]
+    assert long == f"{usual}\n[cut: 2000 of 4000 characters are not shown]"

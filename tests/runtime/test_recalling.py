@@ -227,7 +227,7 @@ async def test_queries_that_nobody_meant():
     be, lamp = ["to be or not to be"], ["the keeper of the lamp"]
     assert result[:5] == [[], [], [], [], be]
     assert result[5:] == [lamp] * 6
-    assert max(len(event.query) for event in recalled(store, run)) == 2000
+    assert max(len(event.query) for event in recalled(store, run)) < 2100
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,17 @@
 """The agents that come with the package, on a scripted model."""
 
+import sys
+from pathlib import Path
+
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from laws import CrashingWriter
 
 from treering.events.catalogue import ModelCalled, RunConfig
 from treering.events.codec import decode
+from treering.events.errors import Divergence, StoreError
 from treering.events.in_memory import InMemoryStore
 from treering.runtime.agents.answering import (
     answers_nothing,
@@ -59,6 +67,7 @@ class Mute:
 
     def __init__(self) -> None:
         self._engine = ScriptedEngine(_answer)
+        self.asked = self._engine.requests
         self.info, self.count = self._engine.info, self._engine.count
         self.generate, self.aclose = self._engine.generate, self._engine.aclose
 
@@ -93,6 +102,55 @@ async def test_reader_lets_a_model_answer_that_cannot_score(town, anyio_backend)
     async with Runner(store, _run(store, "reader"), Mute()) as runner:
         outcome = await runner.ask("Who kept a parrot in the harbour?", town)
     assert outcome.result["answer"] == "Tomas Varga kept a parrot."
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_a_score_that_an_engine_cannot_give_is_no_call(town, known, anyio_backend):
+    """The log holds the calls that were made and no others; where the engine is known, it is not even asked."""
+    store = InMemoryStore()
+    run = create_run(store, RunConfig("reader", weights="scripted", template="words", scoring=not known))
+    engine = Mute()
+    async with Runner(store, run, engine) as runner:
+        outcome = await runner.ask("Who kept a parrot in the harbour?", town)
+    called = [decode(record).event for record in store.read(run, kinds=["ModelCalled"])]
+    assert len(called) == len(engine.asked)
+    assert len(called) == len(list(store.read(run, kinds=["ModelReplied"])))
+    unscored = [decode(record).event.what for record in store.read(run, kinds=["Sampled"])]
+    assert ("score" in unscored) is not known
+    async with Runner(store, run, replay=True) as runner:
+        assert [one.result for one in await runner.replay()] == [outcome.result]
+
+
+async def test_what_a_model_can_is_asked_of_the_log(anyio_backend):
+    """After a resume on an engine that cannot score, the ops that were recorded before it are as they were."""
+
+    async def agent(task, goal):
+        could = [task.can_score]
+        could.append(await task.score("A lantern", "lit"))
+        could += [task.can_score, await task.score("A lantern", "lit"), task.can_score]
+        return could
+
+    store = InMemoryStore()
+    run = create_run(store, RunConfig("agent", weights="scripted", template="words", overhead_tokens=2))
+    writer = lambda s, r, e: CrashingWriter(s, r, e, 4)  # noqa: E731
+    with pytest.raises(StoreError):
+        async with Runner(store, run, Scoring("x"), agents={"agent": agent}, writer=writer) as runner:
+            await runner.ask("go")
+    config = RunConfig("agent", weights="scripted", template="words", overhead_tokens=2, scoring=False)
+    async with Runner(store, run, Mute(), agents={"agent": agent}, config=config) as runner:
+        outcome = await runner.resume()
+    assert outcome.result == [True, -10.0, False, None, False]
+    async with Runner(store, run, agents={"agent": agent}, replay=True) as runner:
+        assert [one.result for one in await runner.replay()] == [outcome.result]
+    writes = lambda text: "other" if text == "lit" else text  # noqa: E731
+
+    async def changed(task, goal):
+        await task.score("A lantern", "lit")
+        await task.score("A lantern", writes("lit"))
+
+    async with Runner(store, run, agents={"agent": changed}, replay=True) as runner:
+        with pytest.raises(Divergence, match="op 2"):
+            await runner.replay()
 
 
 async def test_a_question_that_was_answered_is_recalled_and_not_read_again(town, anyio_backend):
