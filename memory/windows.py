@@ -19,7 +19,7 @@ EMPTY_DIGEST = ""
 """The rolling digest of a window that holds nothing."""
 
 SUMMARY_INDEX = -1
-"""The index of a summary among its op's entries: it stands before what the op itself brings."""
+"""The index of a summary of nothing: before what its op brings. Any other takes the place of the first that left."""
 
 
 class WindowEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -90,10 +90,6 @@ class Window(msgspec.Struct, gc=False):
         self.kept, self.exchanges = [*kept, summary], []
         self.tokens += event.tokens - sum(item.entry.tokens for item in left)
         return left
-
-    def refs(self) -> list[Ref]:
-        """What the window's entries point at."""
-        return refs_of(item.entry for item in self.entries)
 
     def memories(self) -> set[str]:
         """Ids of the memories that the window's entries point at."""

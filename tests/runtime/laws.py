@@ -75,7 +75,7 @@ class PacedEngine(ScriptedEngine):
 
 
 class CrashingWriter:
-    """Commits until the log holds `last` events, and then dies; `torn` loses the batch that crosses it."""
+    """Commits until the log holds `last` events, and dies at the batch that would cross it, which is lost whole."""
 
     def __init__(self, store: InMemoryStore, run: str, epoch: int, last: int) -> None:
         self._store, self._run, self._epoch, self._last = store, run, epoch, last

@@ -5,7 +5,7 @@ it is recorded with the run. What an op gave goes into the next prompts, so that
 
 In a *settled* program every race is decided by far: one side needs a few seconds of model time, the other sleeps
 for hours first. Then no crash can change the winner, and two runs must be equal throughout. In any other program
-timing decides, which is recorded; see `laws.split_views` for what must be equal nevertheless.
+timing decides, which is recorded; see `laws.assert_parts_at_choices` for what must be equal nevertheless.
 """
 
 from typing import Any
