@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from treering.memory.hierarchy import TRUNK, Hierarchy, View, memory_id
-from treering.memory.retention import KeepWhileUsed
+from treering.memory.queues import from_plain, to_plain
 
 NAMES = st.sampled_from([f"fact {number}" for number in range(6)])
-POLICY = KeepWhileUsed(40)
+UNUSED_TOKENS = 40
 
 
 class MemoryMachine(RuleBasedStateMachine):
@@ -20,6 +20,7 @@ class MemoryMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.memory = Hierarchy()
+        self.memory.use(f"window:{UNUSED_TOKENS}", 0)
         self.knows: dict[str, set[str]] = {TRUNK: set()}
         self.parents: dict[str, str] = {}
         self.clocks = {TRUNK: 0}
@@ -80,7 +81,8 @@ class MemoryMachine(RuleBasedStateMachine):
 
     @rule()
     def go_on_from_a_snapshot(self):
-        self.memory = msgspec.msgpack.decode(msgspec.msgpack.encode(self.memory), type=Hierarchy)
+        plain = msgspec.msgpack.encode(self.memory, enc_hook=to_plain)
+        self.memory = msgspec.msgpack.decode(plain, type=Hierarchy, dec_hook=from_plain)
 
     @rule(draw=st.data())
     def hold(self, draw):
@@ -92,11 +94,11 @@ class MemoryMachine(RuleBasedStateMachine):
         """What the sequencer derives after an event."""
         while self.memory.revivable:
             self.memory.revive(self.memory.revivable[0])
-        while (id := self.memory.due(POLICY)) is not None:
+        while (id := self.memory.due()) is not None:
             memory = self.memory.memories[id]
             assert not memory.pinned
             assert id not in self.memory.held
-            assert self.memory.clock - memory.accessed > POLICY.tokens
+            assert self.memory.clock - memory.accessed > UNUSED_TOKENS
             self.memory.evict(id)
 
     @invariant()

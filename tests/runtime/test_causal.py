@@ -198,4 +198,4 @@ async def test_a_long_query_is_recorded_with_a_mark_of_what_is_cut():
         await runner.ask("tower")
     long, usual = [decode(record).event.query for record in store.read(run, kinds=["Recalled"])]
     assert usual == query[:2000]
-    assert long == f"{usual}\n[cut: 2000 of 4000 characters are not shown]"
+    assert long == f"{usual}\n[cut: 2200 of 4200 characters are not shown]"
