@@ -28,7 +28,7 @@ _SHOWN_MEMORIES = 10
 _COLOURS = {"+": "green", "-": "red"}
 
 
-@click.command()
+@click.command(short_help="Where runs A and B parted, and why.")
 @click.argument("first", metavar="A")
 @click.argument("second", metavar="B")
 @click.option("--all", "everything", is_flag=True, help="Show all tasks that differ, and whole texts.")

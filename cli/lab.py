@@ -21,7 +21,7 @@ __all__ = ["lab"]
 _RULES = ("window", "lru", "sieve", "s3fifo", "actr", "none")
 
 
-@click.command()
+@click.command(short_help="The memory accesses of RUN under every policy.")
 @click.argument("name", metavar="RUN", required=False)
 @click.option(
     "--trace", type=click.Path(path_type=Path), default=None, help="A published cache trace instead of RUN."

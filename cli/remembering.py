@@ -22,7 +22,7 @@ _SHOWN = 40
 _REFS = 3
 
 
-@click.command()
+@click.command(short_help="What a task remembers at any event.")
 @click.argument("name", metavar="RUN")
 @click.option("--at", type=click.IntRange(min=1), default=None, help="After this event; default: the last.")
 @click.option("--task", default="", help="As this task sees it, such as 1.2; default: the last root.")

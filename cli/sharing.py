@@ -16,7 +16,7 @@ from treering.events.log import LogStore, find_run
 __all__ = ["export", "import_", "write_lines"]
 
 
-@click.command()
+@click.command(short_help="Write RUN's log to a file.")
 @click.argument("name", metavar="RUN")
 @click.option(
     "--to", "form", type=click.Choice(["jsonl", "otel"]), default="jsonl", show_default=True, help="What to write."
@@ -78,7 +78,7 @@ def write_lines(lines: Iterable[bytes], out: Path) -> None:
         raise StoreError(f"expected to write {out}, found: {error.strerror}; nothing was written") from error
 
 
-@click.command("import")
+@click.command("import", short_help="Take the run in FILE into the store.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @store_option
 @json_option

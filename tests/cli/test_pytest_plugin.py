@@ -91,7 +91,7 @@ def test_an_agent_that_fails_is_not_accepted(project):
     _change(project, "    return answer.text", '    raise ValueError("no")')
     done = project.runpytest_inprocess("--treering-accept")
     done.assert_outcomes(failed=1)
-    done.stdout.fnmatch_lines(["the changed agent failed (no); *sleep.jsonl is as it was"])
+    done.stdout.fnmatch_lines(["the changed agent failed (ValueError: no (mine.py:6)); *sleep.jsonl is as it was"])
     assert (project.path / "logs" / "sleep.jsonl").read_bytes() == before
 
 
