@@ -14,7 +14,6 @@ from typing import Any, assert_never
 import msgspec
 
 from treering.events.catalogue import (
-    Budget,
     Compacted,
     Event,
     Evicted,
@@ -44,10 +43,10 @@ from treering.events.catalogue import (
 from treering.events.codec import decode_body, to_json
 from treering.memory.hierarchy import TRUNK, Hierarchy
 from treering.memory.windows import Window, memories_of
+from treering.runtime.pools import Pool, charge, close_pool, open_pool, reserve
 
 __all__ = [
     "Call",
-    "Pool",
     "RunState",
     "TaskState",
     "Totals",
@@ -57,17 +56,6 @@ __all__ = [
     "parent_path",
     "scope_of",
 ]
-
-
-class Pool(msgspec.Struct, gc=False):
-    """A budget that some tasks share: what was used, and what calls in flight may still use."""
-
-    limit: Budget
-    tokens: int = 0
-    reserved: int = 0
-    seconds: float = 0.0
-    cost_micros: int = 0
-    system: int = 0
 
 
 class Call(msgspec.Struct, gc=False):
@@ -209,7 +197,7 @@ def _release_calls(state: RunState) -> None:
         if task.status == "running":
             for op, call in list(task.calls.items()):
                 if op not in task.waiting:
-                    state.pools[task.pool].reserved -= call.reserved
+                    reserve(state.pools, task.pool, -call.reserved)
                     del task.calls[op]
 
 
@@ -239,13 +227,12 @@ def _task_spawned(state: RunState, header: Header, event: TaskSpawned) -> None:
     task = TaskState(path, above, event.agent, event.goal, root, path, header.seq, header.op, depth, system)
     if parent is None:
         state.roots.append(path)
-        state.pools[path] = Pool(event.budget or state.config.budget)
+        open_pool(state.pools, path, event.budget or state.config.budget, "")
         state.cancelled = False
         if state.asked and state.asked[0] == event.goal:
             state.asked.pop(0)
     elif event.budget is not None:
-        state.pools[path] = Pool(event.budget)
-        state.pools[parent.pool].reserved += event.budget.tokens or 0
+        open_pool(state.pools, path, event.budget, parent.pool)
     else:
         task.pool = parent.pool
     state.tasks[path] = task
@@ -262,7 +249,7 @@ def _end(state: RunState, path: str, status: str) -> TaskState:
     task.status = status
     if task.calls:
         for call in task.calls.values():
-            state.pools[task.pool].reserved -= call.reserved
+            reserve(state.pools, task.pool, -call.reserved)
         task.calls.clear()
     if task.window is not None:
         task.window = None
@@ -270,13 +257,7 @@ def _end(state: RunState, path: str, status: str) -> TaskState:
             state.memory.hold(set())
     task.waiting.clear()
     if task.pool == path and task.parent:
-        # What was set aside and not used goes back to the pool that it came from.
-        own = state.pools.pop(path)
-        above = state.pools[state.tasks[task.parent].pool]
-        above.reserved -= own.limit.tokens or 0
-        above.tokens += own.tokens
-        above.seconds += own.seconds
-        above.cost_micros += own.cost_micros
+        close_pool(state.pools, path)
         task.pool = state.tasks[task.parent].pool
     return task
 
@@ -302,11 +283,10 @@ def _task_cancelled(state: RunState, header: Header, event: TaskCancelled) -> No
 def _model_called(state: RunState, header: Header, event: ModelCalled) -> None:
     task = state.tasks[header.task]
     old = task.calls.get(header.op)
-    pool = state.pools[task.pool]
     if old is not None:
-        pool.reserved -= old.reserved
+        reserve(state.pools, task.pool, -old.reserved)
     reserved = event.prompt_tokens + event.max_tokens
-    pool.reserved += reserved
+    reserve(state.pools, task.pool, reserved)
     task.calls[header.op] = Call(event, reserved)
 
 
@@ -315,15 +295,12 @@ def _model_replied(state: RunState, header: Header, event: ModelReplied) -> None
     call = task.calls.get(header.op)
     usage = event.usage
     prompt, cached, generated = usage.prompt, usage.cached, usage.generated
-    pool = state.pools[task.pool]
+    tokens = 0
     if call is not None:
-        pool.reserved -= call.reserved
+        reserve(state.pools, task.pool, -call.reserved)
         call.reserved = 0
-        pool.tokens += call.called.prompt_tokens + generated
-        if task.system:
-            pool.system += call.called.prompt_tokens + generated
-    pool.seconds += usage.seconds
-    pool.cost_micros += usage.cost_micros
+        tokens = call.called.prompt_tokens + generated
+    charge(state.pools, task.pool, tokens, usage.seconds, usage.cost_micros, tokens if task.system else 0)
     task.prompt_tokens += prompt
     task.cached_tokens += cached
     task.generated_tokens += generated
@@ -344,7 +321,7 @@ def _tool_called(state: RunState, header: Header, event: ToolCalled) -> None:
 
 
 def _tool_returned(state: RunState, header: Header, event: ToolReturned) -> None:
-    state.pools[state.tasks[header.task].pool].seconds += event.seconds
+    charge(state.pools, state.tasks[header.task].pool, seconds=event.seconds)
     _close_op(state, header, event)
 
 
@@ -370,7 +347,7 @@ def _refused(state: RunState, header: Header, event: Refused) -> None:
     task = state.tasks[header.task]
     call = task.calls.pop(header.op, None)
     if call is not None:
-        state.pools[task.pool].reserved -= call.reserved
+        reserve(state.pools, task.pool, -call.reserved)
         _close_op(state, header, event)
     else:
         # A spawn that is not allowed: the child is there, and never runs.

@@ -122,6 +122,16 @@ async def over_budget(task: Task, goal: str) -> Any:
     return await child
 
 
+async def timed(task: Task, goal: str) -> Any:
+    """Its child has hours, and no more tokens than it has itself."""
+    first: int = await task.spawn(spender, goal, budget=Budget(seconds=10_000.0))
+    return [first, await task.spawn(spender, goal, budget=Budget(seconds=10_000.0, cost_micros=5))]
+
+
+async def mixed_budgets(task: Task, goal: str) -> Any:
+    return [await task.spawn(timed, goal, budget=Budget(tokens=120)), await task.spawn(spender, goal)]
+
+
 async def deep(task: Task, goal: str) -> str:
     try:
         return f"{goal}>" + str(await task.spawn(deep, goal))
@@ -213,6 +223,7 @@ CORPUS = {
         call_in_time,
         compacting,
         over_budget,
+        mixed_budgets,
         deep,
         shared_memory,
         side_by_side,

@@ -275,7 +275,7 @@ async def _live(seed: int, messages: bool, agent: str | None) -> History:
         window_tokens=chance.choice([120, 120, 150, 400]),
         retention=chance.choice(["window:5", "window:60", "window:10000", "none"]),
         concurrency=chance.randint(1, 5),
-        budget=Budget(tokens=chance.randint(50, 900)) if limited else Budget(),
+        budget=_budget(chance) if limited else Budget(),
     )
     history = History(seed, agent, config)
     history.plain = not (faults or messages or limited)
@@ -293,6 +293,11 @@ async def _live(seed: int, messages: bool, agent: str | None) -> History:
             return history
         history.crashes += 1
     raise AssertionError(f"the run did not end in {MOST_SESSIONS} sessions")
+
+
+def _budget(chance: random.Random) -> Budget:
+    seconds = chance.expovariate(0.02) if chance.random() < 0.4 else None
+    return Budget(None if seconds and chance.random() < 0.5 else chance.randint(50, 900), seconds)
 
 
 async def _one_session(
