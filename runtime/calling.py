@@ -31,7 +31,6 @@ from treering.memory.compaction import SUMMARY_SYSTEM, choose_span, extract, mea
 from treering.memory.recall import Hit
 from treering.memory.windows import EMPTY_DIGEST, Window, render, roll
 from treering.runtime.digests import call_seed, generate_digest
-from treering.runtime.divergence import diverged
 from treering.runtime.engine import ContextOverflow, EngineError, EngineTransientError, Message, Reply, Request
 from treering.runtime.errors import ModelFailed, OpTimeout, WindowTooSmall, refusal
 from treering.runtime.journal import OpRecord
@@ -125,7 +124,10 @@ class ModelCalls:
         """Make a call ready: what it asks, with the window as it is now, and room for it."""
         record = self._runner.journal.take(self._path, call.number) or OpRecord()
         call.record = record
-        recorded = record.called if isinstance(record.called, ModelCalled) else None
+        if record.outcome is None:  # one in flight is asked anew, whatever it was
+            self._runner.need_live(self._path, call.number, "generate")
+            self._runner.need_known(self._path, call.number, record, "")
+        recorded = record.called if record.outcome is not None and isinstance(record.called, ModelCalled) else None
         call.entries = (
             tuple(self._entry(say, call) for say in call.says) if recorded is None else self._sized(call, recorded)
         )
@@ -141,9 +143,7 @@ class ModelCalls:
             then = self._request_digest(call, messages, self._runner.config_at(record.called_seq))
             if recorded.request != then:
                 asked = "\n".join(render(tuple(map(ref_of, say.parts)), self._runner.text) for say in call.says)
-                raise self._runner.fatal(
-                    diverged(self._runner.run, self._path, call.number, record, asked, current_task())
-                )
+                raise self._runner.diverged(self._path, call.number, record, asked, current_task())
         # A call still in flight when a fork changed the model is a new request.
         config = self._runner.config_at(record.called_seq if record.outcome is not None else None)
         call.request = self._request_digest(call, messages, config)

@@ -13,15 +13,18 @@ from treering.events.errors import Divergence
 from treering.runtime.journal import OpRecord
 from treering.runtime.seams import coroutine_of, current_task
 
-__all__ = ["diverged"]
+__all__ = ["diverged", "fork_advice"]
 
-_OURS = ("/runtime/task.py", "/runtime/calling.py", "/runtime/ops.py", "/runtime/divergence.py")
+_OURS = tuple(f"/runtime/{name}.py" for name in ("task", "calling", "ops", "runner", "divergence"))
 
 
-def diverged(run: str, path: str, number: int, record: OpRecord, asked: str | bytes, agent: Any) -> Divergence:
+def diverged(
+    run: str, path: str, number: int, record: OpRecord, asked: str | bytes, agent: Any, at: int
+) -> Divergence:
     """The error for op `number` of task `path`; `asked` is text, or JSON to be laid out.
 
-    `agent` is the task of the event loop that runs the agent's code.
+    `agent` is the task of the event loop that runs the agent's code; `at` the last event that a fork can share
+    without the op.
     """
     if isinstance(asked, bytes):
         asked = json.dumps(json.loads(asked), indent=1, sort_keys=True)
@@ -30,7 +33,6 @@ def diverged(run: str, path: str, number: int, record: OpRecord, asked: str | by
         difflib.unified_diff(before.splitlines(), asked.splitlines(), "recorded", "asked", lineterm="", n=1)
     )
     kind = type(record.called or record.outcome).__name__
-    at = max(0, record.seq - 1)
     return Divergence(
         path,
         number,
@@ -38,8 +40,13 @@ def diverged(run: str, path: str, number: int, record: OpRecord, asked: str | by
         "something else",
         diff,
         _agent_line(agent),
-        f"to go on from there: treering fork {run} --at {at}",
+        fork_advice(run, at),
     )
+
+
+def fork_advice(run: str, at: int) -> str:
+    """The command that goes on with the code as it is now."""
+    return f"to go on from there: treering fork {run} --at {at} --start"
 
 
 def _agent_line(agent: Any) -> str:

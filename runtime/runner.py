@@ -28,6 +28,7 @@ from treering.events.catalogue import (
     TaskFailed,
     TaskFinished,
     TaskSpawned,
+    ToolCalled,
 )
 from treering.events.codec import GENESIS, decode, seal, to_json
 from treering.events.errors import Divergence, StoreError, TreeringError, UsageError
@@ -36,10 +37,11 @@ from treering.events.log import Blob, Lease, LogStore, RunRow
 from treering.memory.compaction import extract
 from treering.memory.recall import Hit, RecallIndex
 from treering.memory.retention import parse_retention
+from treering.runtime.divergence import diverged, fork_advice
 from treering.runtime.engine import Engine, Message, StreamText
 from treering.runtime.errors import NotRunInFork, OutcomeUnknown, ReplayEnded
-from treering.runtime.forking import fork_run
-from treering.runtime.journal import Ended, Journal, Reuse
+from treering.runtime.forking import cut_without, fork_run
+from treering.runtime.journal import Ended, Journal, OpRecord, Reuse
 from treering.runtime.registry import AgentFunction, Agents
 from treering.runtime.retries import RetryPolicy
 from treering.runtime.seams import InlineWriter, Seams, ThreadWriter, World, Writer, new_run_id
@@ -376,7 +378,7 @@ class Runner:
                     type(event).__name__,
                     f"-{recorded}\n+{event}",
                     "its end",
-                    f"fork before event {self.journal.ended_seq(path)} to go on",
+                    fork_advice(self.run, cut_without(self.store, self.run, self.journal.ended_seq(path))),
                 )
             event = recorded  # type: ignore[assignment]
         elif self.replaying:
@@ -457,6 +459,30 @@ class Runner:
         """The same error, to be raised: it stops the run even if agent code catches it."""
         self._stop(error)
         return error
+
+    def diverged(self, path: str, number: int, record: OpRecord, asked: str | bytes, agent: Any) -> TreeringError:
+        """The error for an op whose outcome is that of another request; see `divergence.diverged`."""
+        at = cut_without(self.store, self.run, record.called_seq or record.seq)
+        return self.fatal(diverged(self.run, path, number, record, asked, agent, at))
+
+    def need_known(self, path: str, number: int, record: OpRecord, request: str) -> None:
+        """Raises OutcomeUnknown where this op, when it was another, called a tool that may have acted."""
+        called = record.called
+        if record.outcome is not None or not isinstance(called, ToolCalled):
+            return
+        if called.request != request and not called.idempotent:
+            raise self.unknown(path, number, called.tool, record)
+
+    def unknown(self, path: str, number: int, tool: str, record: OpRecord) -> TreeringError:
+        """The error for a tool that may have acted and must not be called again."""
+        at = cut_without(self.store, self.run, record.called_seq)
+        return self.fatal(
+            OutcomeUnknown(
+                f"task {path} op {number}: {tool} was called before the last writer ended and may have acted; it is "
+                "not idempotent, so a person must settle it (to call it again: "
+                f"treering fork {self.run} --at {at} --start --live-tools)"
+            )
+        )
 
     def config_at(self, seq: int | None) -> RunConfig:
         """The configuration that held when event `seq` was written; None: now."""

@@ -104,7 +104,7 @@ class Seen:
         if isinstance(event, TaskJoined):
             self.joined.add(event.child)
         if isinstance(event, ToolCalled):
-            self.acts.setdefault(place, event)
+            self.acts[place] = event
         if isinstance(event, ModelReplied) and place in self.calls:
             self.slack_tokens += max(0, event.usage.generated - self.calls[place].max_tokens)
 
@@ -182,7 +182,9 @@ def acts_once(seen: Seen) -> str | None:
         return None
     if not before.idempotent:
         return "it was called before, and is not idempotent"
-    return None if before.key == seen.event.key else f"expected the key {before.key}, found {seen.event.key}"
+    if (before.key == seen.event.key) != (before.request == seen.event.request):
+        return f"expected the key {before.key} for its request and no other, found {seen.event.key}"
+    return None
 
 
 def one_outcome(seen: Seen) -> str | None:
