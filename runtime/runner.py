@@ -185,7 +185,9 @@ class Runner:
         if forked is not None:
             parent, cut = forked.parent, self.store.row(self.run).cut
             edits = [edit for edit in forked.edits if self.journal.edited.get(edit.seq, 0) <= cut]
-            self.reuse = Reuse(lambda: open_log(self.store, parent)[1], edits, forked.reuse)
+            used = [seq for seq, by in self.journal.reused.items() if by > cut]
+            used += [edit.seq for edit in forked.edits]
+            self.reuse = Reuse(lambda: open_log(self.store, parent)[1], edits, forked.reuse, cut, used)
         writer = _ReplayWriter() if self.replaying else self._writer_of(self.store, self.run, epoch)
         self._writer: Writer = writer
         config = self._config or self.state.config

@@ -78,6 +78,8 @@ class _Life:
                 return task.generate(Say((f"{goal} by ", *self.hits)), max_tokens=6)
             case ["stubborn"]:
                 return task.generate(f"FAIL {goal}", max_tokens=8)
+            case ["vote"]:
+                return task.generate(f"{goal} votes", max_tokens=6, temperature=1.0, keep=False)
             case ["remember", name, pinned]:
                 return task.remember(f"The {name} is kept.", pinned=pinned)
             case ["recall", name]:
@@ -135,6 +137,7 @@ PLAIN = st.one_of(
     st.tuples(st.just("recall"), NAMES).map(list),
     st.tuples(st.just("act"), NAMES).map(list),
     st.sampled_from([["chance"], ["time"], ["cite"]]),
+    st.just(["vote"]),
 )
 PAYS = st.one_of(PLAIN, st.tuples(st.just("pay"), NAMES).map(list))
 LINES = st.lists(st.one_of(PLAIN, st.just(["raise"])), min_size=1, max_size=4)
