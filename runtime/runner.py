@@ -163,8 +163,8 @@ class Runner:
         self._lease = self.store.acquire(self.run, self._take_over)
         try:
             self._open(self._lease.epoch)
-            if self._lease.epoch > 1:
-                config = self._config or self.state.config
+            config = self._config or self.state.config
+            if self._lease.epoch > 1 or config != self.state.config:  # what acts is recorded
                 self.sequencer.append(RunResumed(self._lease.epoch, config, CODE_VERSION))
                 await self.sequencer.durable()
             self._configs.append((self.state.seq, self.state.config))
@@ -272,7 +272,10 @@ class Runner:
         ended = self.journal.ended(path) or (running.ended if running else None)
         if ended is not None and not enter:
             return self._outcome(path, ended)
-        _, function = self.agents.resolve(self.state.config.agent if enter or not spawned.agent else spawned.agent)
+        # A replay is told of another agent by the configuration; else each root has the one that it was asked of.
+        another = enter and self._config is not None and self._config.agent != self.state.config.agent
+        agent = "" if another else spawned.agent
+        _, function = self.agents.resolve(agent or (self._config or self.state.config).agent)
         return await self._root(path, function, spawned.goal, bytes(spawned.inputs))
 
     def _spawned_event(self, path: str) -> TaskSpawned:
@@ -415,11 +418,10 @@ class Runner:
         if self.state.tasks[path].status != "running" and not self.replaying:
             return False  # its end is on its way to the disk
         # By the state, not by what runs: after a resume, children may not have begun again.
-        below = [
-            other
-            for other, task in self.state.tasks.items()
-            if task.status == "running" and (other == path or (other.startswith(path) and other[len(path)] in ".~"))
-        ]
+        below = [path] if self.state.tasks[path].status == "running" else []
+        for other in below:  # it grows on the way
+            below += self.state.tasks[other].running or ()
+        below.sort(key=lambda other: self.state.tasks[other].spawned)
         # All are stopped before any is said to have ended, so that nobody wakes up to act on it.
         for other in below:
             if (found := self._running.get(other)) is not None and found.scope is not None:

@@ -74,7 +74,8 @@ class Waiting(msgspec.Struct, gc=False):
 
 class TaskState(msgspec.Struct, gc=False):
     """One task. `pool` is the path of the task whose pool it draws on; `next_op` the first op whose effects
-    are not yet applied; `system` marks compactions and the like."""
+    are not yet applied; `system` marks compactions and the like; `running` holds the paths of the children that did
+    not end."""
 
     path: str
     parent: str
@@ -88,6 +89,7 @@ class TaskState(msgspec.Struct, gc=False):
     system: bool = False
     status: str = "running"
     children: int = 0
+    running: dict[str, None] | None = None
     next_op: int = 1
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -236,6 +238,10 @@ def _task_spawned(state: RunState, header: Header, event: TaskSpawned) -> None:
     else:
         task.pool = parent.pool
     state.tasks[path] = task
+    if parent is not None:
+        if parent.running is None:
+            parent.running = {}
+        parent.running[path] = None
     if parent is not None and not system:
         parent.children += 1
         state.memory.open(path, scope_of(parent))
@@ -247,6 +253,8 @@ def _task_spawned(state: RunState, header: Header, event: TaskSpawned) -> None:
 def _end(state: RunState, path: str, status: str) -> TaskState:
     task = state.tasks[path]
     task.status = status
+    if task.parent and (running := state.tasks[task.parent].running):
+        running.pop(path, None)
     if task.calls:
         for call in task.calls.values():
             reserve(state.pools, task.pool, -call.reserved)
