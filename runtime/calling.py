@@ -85,6 +85,7 @@ class Call(msgspec.Struct):
     prompt_tokens: int = 0
     attempt: int = 0
     too_small: str = ""
+    seconds: float = 0.0
 
 
 class ModelCalls:
@@ -129,12 +130,14 @@ class ModelCalls:
             self._runner.need_known(self._path, call.number, record, "")
         recorded = record.called if record.outcome is not None and isinstance(record.called, ModelCalled) else None
         call.entries = (
-            tuple(self._entry(say, call) for say in call.says) if recorded is None else self._sized(call, recorded)
+            tuple(self._entry(say, call) for say in call.says)
+            if recorded is None and not self._runner.replaying
+            else self._sized(call, recorded)
         )
         for compaction in record.compactions:
             self._window.compact(call.number, compaction)
             self._shown = None
-        if recorded is None:
+        if record.outcome is None:
             call.too_small = await self._make_room(call)
         shown = self._show()
         asks = self._messages(call.entries)
@@ -174,8 +177,8 @@ class ModelCalls:
         if isinstance(outcome, Refused):
             raise refusal(outcome, self._path)
         if isinstance(outcome, ModelReplied):
-            assert isinstance(record.called, ModelCalled)
-            return self._arrive(call, record.called, outcome)
+            called = record.called if isinstance(record.called, ModelCalled) else self._called(call, "")
+            return self._arrive(call, called, outcome)
         taken = ModelReplied(failure=Failure("window", call.too_small)) if call.too_small else self._take_over(call)
         if taken is None:
             self._runner.need_live(self._path, call.number, "generate")
@@ -224,6 +227,11 @@ class ModelCalls:
         why = "its writer ended before an outcome" if call.record.attempts else ""
         call.attempt = call.record.attempts
         tries = 0
+
+        def spent(started: float) -> float:
+            """The seconds of all attempts so far; waits between them are no time of an op."""
+            return round(call.seconds + runner.seams.monotonic() - started, 4)
+
         while True:
             await checkpoint_if_cancelled()
             call.attempt += 1
@@ -240,20 +248,19 @@ class ModelCalls:
             except (EngineTransientError, TimeoutError) as error:
                 why = str(error) or f"no answer within {runner.call_timeout_s:g} s"
                 if tries >= runner.attempts:
-                    seconds = runner.seams.monotonic() - started
-                    return called, ModelReplied(
-                        failure=Failure("engine", f"{why} (after {tries} attempts)"), usage=Usage(seconds=seconds)
-                    )
+                    failure = Failure("engine", f"{why} (after {tries} attempts)")
+                    return called, ModelReplied(failure=failure, usage=Usage(seconds=spent(started)))
+                call.seconds = spent(started)
                 await anyio.sleep(runner.delay_s(tries, getattr(error, "retry_after_s", None)))
             except EngineError as error:
                 kind = "overflow" if isinstance(error, ContextOverflow) else "engine"
-                return called, ModelReplied(failure=Failure(kind, str(error)))
+                return called, ModelReplied(failure=Failure(kind, str(error)), usage=Usage(seconds=spent(started)))
             else:
                 usage = Usage(
                     reply.prompt_tokens,
                     reply.cached_tokens,
                     reply.generated_tokens,
-                    round(runner.seams.monotonic() - started, 4),
+                    spent(started),
                     reply.cost_micros,
                 )
                 tokens = runner.count(Message("assistant", reply.text)) if call.keep else reply.generated_tokens
@@ -303,13 +310,11 @@ class ModelCalls:
         self._arrived = [item for item in self._arrived if item[0] != call.number]
         if self._runner.state.tasks[self._path].closed(call.number):
             return
-        runner = self._runner
-        if call.record.called is None and call.attempt == 0:
-            runner.sequencer.append(self._called(call, ""), self._path, call.number, 1)
-        seq, _ = runner.sequencer.append(
-            ModelReplied(failure=Failure("cancelled", reason)), self._path, call.number, max(1, call.attempt)
-        )
-        await runner.sequencer.durable(seq)
+        # One that never began has an outcome, and no call: nothing was sent, and nothing is charged.
+        attempt = max(1, call.attempt, call.record.attempts)
+        replied = ModelReplied(failure=Failure("cancelled", reason), usage=Usage(seconds=call.seconds))
+        seq, _ = self._runner.sequencer.append(replied, self._path, call.number, attempt)
+        await self._runner.sequencer.durable(seq)
 
     def settle(self) -> None:
         """What came since enters the window in the order of ops."""
@@ -331,9 +336,12 @@ class ModelCalls:
             return Entry(say.role, parts, tokens, say.pinned)
         return self._spill(say, text, tokens, max(16, room // 2))
 
-    def _sized(self, call: Call, recorded: ModelCalled) -> tuple[Entry, ...]:
-        """The entries asked for now, with the sizes that are recorded: a replay has no tokenizer."""
-        if len(recorded.entries) != len(call.says):
+    def _sized(self, call: Call, recorded: ModelCalled | None) -> tuple[Entry, ...]:
+        """The entries asked for now, with the sizes that are recorded: a replay has no tokenizer.
+
+        None are recorded of a call that was given up before it began.
+        """
+        if recorded is None or len(recorded.entries) != len(call.says):
             return tuple(Entry(say.role, tuple(map(ref_of, say.parts)), 0, say.pinned) for say in call.says)
         return tuple(
             then

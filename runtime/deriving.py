@@ -14,6 +14,7 @@ from treering.events.catalogue import (
     Refused,
     Revived,
     TaskSpawned,
+    ToolCalled,
 )
 from treering.memory.retention import Retention
 from treering.runtime.pools import over_limit
@@ -36,6 +37,10 @@ def derive(state: RunState, policy: Retention, header: Header, event: Event) -> 
         refused = _refuse_spawn(state, header, event)
         if refused is not None:
             return refused
+    if isinstance(event, ToolCalled):
+        late = over_limit(state.pools, state.tasks[header.task].pool, spends=True, paid=False)
+        if late is not None:
+            return _outcome(header, *late)
     memory = state.memory
     if memory.revivable:
         return _about(header, Revived(memory.revivable[0], Cause(header.seq, "accessed")))

@@ -89,24 +89,26 @@ def charge(
         at = "" if pool.limit.cost_micros is not None else pool.parent
 
 
-def over_limit(pools: dict[str, Pool], path: str, spends: bool) -> tuple[str, str, float, float] | None:
+def over_limit(
+    pools: dict[str, Pool], path: str, spends: bool, paid: bool = True
+) -> tuple[str, str, float, float] | None:
     """The first limit that does not hold: whose pool, which, what it allows, what is needed.
 
     Looks at the pool `path` and all above. With `spends`, for what takes time and money that nobody knows yet:
-    some of each must be left, in each pool that it is drawn from.
+    some of each must be left, in each pool that it is drawn from. Without `paid`, it is neither tokens nor money that is spent.
     """
     seconds_left = cost_left = spends
     while path:
         pool = pools[path]
         limit = pool.limit
-        if limit.tokens is not None and (needed := pool.tokens + pool.reserved) > limit.tokens:
+        if paid and limit.tokens is not None and (needed := pool.tokens + pool.reserved) > limit.tokens:
             return path, "budget_tokens", limit.tokens, needed
         if limit.seconds is not None:
             taken = round(pool.seconds + pool.reserved_seconds, _PRECISION)
             if taken > limit.seconds or (seconds_left and taken >= limit.seconds):
                 return path, "budget_seconds", limit.seconds, taken
             seconds_left = False  # of what is set aside, all may be used
-        if limit.cost_micros is not None:
+        if paid and limit.cost_micros is not None:
             cost = pool.cost_micros + pool.reserved_cost
             if cost > limit.cost_micros or (cost_left and cost >= limit.cost_micros):
                 return path, "budget_cost", limit.cost_micros, cost

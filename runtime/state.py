@@ -307,7 +307,8 @@ def _model_replied(state: RunState, header: Header, event: ModelReplied) -> None
     if call is not None:
         reserve(state.pools, task.pool, -call.reserved)
         call.reserved = 0
-        tokens = call.called.prompt_tokens + generated
+        if event.failure is None or event.failure.kind != "window":  # that one was never sent
+            tokens = call.called.prompt_tokens + generated
     charge(state.pools, task.pool, tokens, usage.seconds, usage.cost_micros, tokens if task.system else 0)
     task.prompt_tokens += prompt
     task.cached_tokens += cached
@@ -356,13 +357,12 @@ def _refused(state: RunState, header: Header, event: Refused) -> None:
     call = task.calls.pop(header.op, None)
     if call is not None:
         reserve(state.pools, task.pool, -call.reserved)
-        _close_op(state, header, event)
+    last = state.tasks[next(reversed(state.tasks))]
+    if last.parent == header.task and last.op == header.op:
+        # A spawn that is not allowed: the child, which has just come, is there, and never runs.
+        _end(state, last.path, "refused").failure = event.what
     else:
-        # A spawn that is not allowed: the child is there, and never runs.
-        for child in reversed(state.tasks.values()):
-            if child.parent == header.task and child.op == header.op:
-                _end(state, child.path, "refused").failure = event.what
-                break
+        _close_op(state, header, event)
 
 
 def _close_op(state: RunState, header: Header, event: Event) -> None:

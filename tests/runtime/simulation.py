@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import trio
 import trio._core._run as scheduler
-from corpus import CORPUS, EFFECTS
+from corpus import CORPUS, EFFECTS, queued_losers
 from invariants import check_log
 from laws import config_for
 from trio.testing import MockClock
@@ -50,7 +50,7 @@ async def forgetful(task: Task, goal: str) -> list[str]:
     return found
 
 
-WORKFLOWS = {**CORPUS, "forgetful": forgetful}
+WORKFLOWS = {**CORPUS, "forgetful": forgetful, "queued_losers": queued_losers}
 
 
 class SimulatedWorld:

@@ -16,8 +16,10 @@ from treering.events.catalogue import Budget
 from treering.events.codec import decode
 from treering.events.in_memory import InMemoryStore
 from treering.replays.verifying import verify
-from treering.runtime.errors import BudgetExceeded
+from treering.runtime.engine import EngineError, EngineTransientError
+from treering.runtime.errors import BudgetExceeded, ModelFailed, WindowTooSmall
 from treering.runtime.runner import Runner, create_run, open_log
+from treering.runtime.task import Say
 from treering.runtime.testing import ScriptedEngine
 
 
@@ -68,6 +70,8 @@ async def run_it(root, budget, engine=None, **changes):
     ) as runner:
         outcome = await runner.ask("go")
     assert outcome.status == "finished", outcome.error
+    async with Runner(store, run, agents=agents, replay=True) as runner:
+        assert await runner.replay() == [outcome]
     check_log(store.read(run))
     verify(store, run)
     return outcome.result, open_log(store, run)[0], [decode(record) for record in store.read(run)]
@@ -133,3 +137,82 @@ async def test_what_is_set_aside_can_be_used_to_the_end():
     results, state, _ = await run_it(root, Budget(seconds=4.0))
     assert [steps for steps, _ in results] == [2, 2]
     assert state.pools["1"].seconds == 4.0
+
+
+async def test_tools_are_refused_once_the_seconds_are_over():
+    """As model calls are; the task can still end with what it has, and a replay meets the same refusal."""
+    acted = []
+
+    async def slow(n):
+        await anyio.sleep(1.0)
+        acted.append(n)
+
+    async def root(task, goal):
+        for n in range(8):
+            try:
+                await task.call(slow, idempotent=True, n=n)
+            except BudgetExceeded as error:
+                return str(error)
+
+    why, state, stored = await run_it(root, Budget(seconds=3.0))
+    assert acted == [0, 1, 2]
+    assert state.pools["1"].seconds == 3.0
+    assert "budget_seconds allows 3" in why
+    assert [one.header.kind for one in stored][-3:] == ["ToolCalled", "Refused", "TaskFinished"]
+
+
+@pytest.mark.parametrize(("error", "calls", "seconds"), [(EngineError, 2, 4.0), (EngineTransientError, 1, 6.0)])
+async def test_failed_attempts_take_their_time_from_the_budget(error, calls, seconds):
+    """Each of them does, and the waits between them do not."""
+
+    class Failing(ScriptedEngine):
+        async def generate(self, request, on_text=None):
+            await anyio.sleep(2.0)
+            raise error("no")
+
+    async def root(task, goal):
+        why = []
+        for n in range(4):
+            try:
+                await task.generate(f"try {n}", max_tokens=3)
+            except (BudgetExceeded, ModelFailed) as found:
+                why.append(type(found).__name__)
+        return why
+
+    why, state, _ = await run_it(root, Budget(seconds=4.0), Failing())
+    assert why == ["ModelFailed"] * calls + ["BudgetExceeded"] * (4 - calls)
+    assert state.pools["1"].seconds == seconds
+
+
+async def test_a_prompt_that_is_too_large_for_its_window_costs_nothing():
+    """It was never sent."""
+
+    async def root(task, goal):
+        with pytest.raises(WindowTooSmall):
+            await task.generate(Say(("word " * 200,), pinned=True), max_tokens=5)
+
+    _, state, _ = await run_it(root, Budget())
+    assert state.pools["1"].tokens == 0
+
+
+@pytest.mark.parametrize("limit", [None, 45])
+async def test_a_call_that_lost_before_its_turn_came_costs_nothing(limit):
+    """It never began: the log holds its outcome and no call, and what it would need is not refused either."""
+
+    async def once(task, goal):
+        await task.generate("busy", max_tokens=10)
+
+    async def root(task, goal):
+        child = task.spawn(once, "busy")
+        await task.sleep(0.1)
+        winner, _ = await task.first(task.sleep(0.1), task.generate("queued " * 20, max_tokens=30))
+        await child
+        return winner
+
+    winner, state, stored = await run_it(root, Budget(tokens=limit), concurrency=1)
+    assert winner == 0
+    called = {one.header.task: one.event for one in stored if one.header.kind == "ModelCalled"}
+    replied = {one.header.task: one.event for one in stored if one.header.kind == "ModelReplied"}
+    assert set(called) == {"1.1"}
+    assert replied["1"].failure.kind == "cancelled"
+    assert state.pools["1"].tokens == called["1.1"].prompt_tokens + replied["1.1"].usage.generated
