@@ -367,7 +367,9 @@ class Runner:
                 except _FATAL:
                     raise
                 except Exception as error:
-                    event = TaskFailed(Failure(type(error).__name__, str(error) or type(error).__name__))
+                    why = _leaves(error)
+                    message = "; ".join(str(one) or type(one).__name__ for one in why)
+                    event = TaskFailed(Failure(type(why[0]).__name__, message))
                 await self._end_task(running, path, event)
             except _FATAL as error:
                 self._stop(error)
@@ -590,6 +592,13 @@ class Runner:
         seq, _ = self.sequencer.append(TaskFinished(msgspec.Raw(to_json(bool(reply)))), path)
         await self.sequencer.durable(seq)
         return reply, path
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """What went wrong: of a group, which each event loop words in its own way, its members."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for one in error.exceptions for leaf in _leaves(one)]
+    return [error]
 
 
 class _ReplayWriter:
