@@ -481,12 +481,16 @@ class Sampled(_Value, frozen=True):
 
 
 class Refused(_Value, frozen=True):
-    """A budget or a cap did not allow the op; this is the op's outcome."""
+    """A budget or a cap did not allow the op; this is the op's outcome.
+
+    `of` is the task whose own budget it was, "" for one of the run.
+    """
 
     what: str
     limit: float
     needed: float
     cause: Cause
+    of: str = ""
 
 
 Event = (

@@ -15,8 +15,10 @@ from treering.events.errors import BrokenChain, StoreError
 
 __all__ = [
     "GENESIS",
+    "VERSIONS",
     "Record",
     "Stored",
+    "Versions",
     "body_digest",
     "chain_digest",
     "decode",
@@ -39,11 +41,20 @@ _decoders: dict[str, msgspec.json.Decoder[Any]] = {
     name: msgspec.json.Decoder(kind) for name, kind in EVENT_TYPES.items()
 }
 
-_VERSIONS: dict[str, int] = {}
-"""Kinds whose current version is not 1."""
 
-_UPCASTS: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""(kind, version) -> a pure step that lifts a decoded body of that version by one."""
+class Versions(msgspec.Struct, frozen=True):
+    """What is written, and how what was written before is read.
+
+    `current` holds the kinds whose version is not 1; `upcasts`, by kind and version, the pure step that lifts a
+    decoded body of that version by one.
+    """
+
+    current: dict[str, int] = {}
+    upcasts: dict[tuple[str, int], Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
+
+VERSIONS = Versions()
+"""Those of this program."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
@@ -92,10 +103,13 @@ def seal(
     task: str = "",
     op: int = 0,
     attempt: int = 1,
+    versions: Versions = VERSIONS,
 ) -> tuple[Header, Record]:
     """An event's header, and the record of it chained after `previous`."""
     body = _encoder.encode(event)
-    header = Header(run, seq, type(event).__name__, at, body_digest(salt, body), task, op, attempt)
+    kind = type(event).__name__
+    version = versions.current.get(kind, 1)
+    header = Header(run, seq, kind, at, body_digest(salt, body), task, op, attempt, version)
     head = _encoder.encode(header)
     return header, Record(seq, head, body, salt, chain_digest(previous, head))
 
@@ -116,13 +130,13 @@ def decode_header(header: bytes) -> Header:
     return _header_decoder.decode(header)
 
 
-def decode_body(kind: str, version: int, body: bytes) -> Event:
+def decode_body(kind: str, version: int, body: bytes, versions: Versions = VERSIONS) -> Event:
     """The event in these bytes, lifted to the current version.
 
     Raises StoreError for a kind or a version that this program does not know, or bytes that do not fit.
     """
     decoder = _decoders.get(kind)
-    current = _VERSIONS.get(kind, 1)
+    current = versions.current.get(kind, 1)
     if decoder is None or version > current:
         raise StoreError(
             f"expected events known to this version, found {kind} version {version}: "
@@ -133,18 +147,18 @@ def decode_body(kind: str, version: int, body: bytes) -> Event:
             return cast(Event, decoder.decode(body))
         lifted = msgspec.json.decode(body)
         for step in range(version, current):
-            lifted = _UPCASTS[kind, step](lifted)
+            lifted = versions.upcasts[kind, step](lifted)
         return cast(Event, decoder.decode(_encoder.encode(lifted)))
     except msgspec.DecodeError as error:
         raise StoreError(f"expected a body of {kind}, found bytes that are none ({error})") from error
 
 
-def decode(record: Record) -> Stored:
+def decode(record: Record, versions: Versions = VERSIONS) -> Stored:
     """The event in a record."""
     header = _header_decoder.decode(record.header)
     if record.body is None:
         return Stored(header, None)
-    return Stored(header, decode_body(header.kind, header.version, record.body))
+    return Stored(header, decode_body(header.kind, header.version, record.body, versions))
 
 
 def verify_chain(records: Iterable[Record], previous: bytes = GENESIS, after: int = 0) -> int:

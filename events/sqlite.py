@@ -216,20 +216,24 @@ class SQLiteStore:
         def act() -> _FileLease:
             connection = self._connection()
             number = self._number(connection, run)
-            with self._transaction(connection):
-                epoch = connection.execute("SELECT epoch FROM leases WHERE n = ?", (number,)).fetchone()[0]
-                old = _FileLease(self._lock_path(run, epoch), epoch)
-                # Again, for whoever only looks holds it for some microseconds.
-                if not any(old.lock() for _ in range(_LOCK_TRIES)) and not take_over:
-                    raise LeaseHeld(
-                        f"expected run {run} to be free, found {old.holder} writing to it; "
-                        "wait for it, stop it, or take the run over with --take-over",
-                        old.holder,
-                    )
-                lease = _FileLease(self._lock_path(run, epoch + 1), epoch + 1)
-                if not lease.lock():
-                    raise LeaseHeld(f"expected run {run} to be free, found another process taking it; try again")
-                connection.execute("UPDATE leases SET epoch = ? WHERE n = ?", (epoch + 1, number))
+            with contextlib.ExitStack() as locks:
+                with self._transaction(connection):
+                    epoch = connection.execute("SELECT epoch FROM leases WHERE n = ?", (number,)).fetchone()[0]
+                    old = _FileLease(self._lock_path(run, epoch), epoch)
+                    locks.callback(old.release)
+                    # Again, for whoever only looks holds it for some microseconds.
+                    if not any(old.lock() for _ in range(_LOCK_TRIES)) and not take_over:
+                        raise LeaseHeld(
+                            f"expected run {run} to be free, found {old.holder} writing to it; "
+                            "wait for it, stop it, or take the run over with --take-over",
+                            old.holder,
+                        )
+                    lease = _FileLease(self._lock_path(run, epoch + 1), epoch + 1)
+                    locks.callback(lease.release)
+                    if not lease.lock():
+                        raise LeaseHeld(f"expected run {run} to be free, found another process taking it; try again")
+                    connection.execute("UPDATE leases SET epoch = ? WHERE n = ?", (epoch + 1, number))
+                locks.pop_all()  # whatever failed before this frees what it had locked
             old.discard()
             return lease
 

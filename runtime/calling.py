@@ -27,7 +27,6 @@ from treering.events.codec import text_digest, to_json
 from treering.memory.windows import EMPTY_DIGEST, Window, render, roll
 from treering.runtime.compacting import compact
 from treering.runtime.digests import call_seed, generate_digest, plain_digest
-from treering.runtime.divergence import diverged
 from treering.runtime.engine import (
     ContextOverflow,
     EngineError,
@@ -90,17 +89,21 @@ class ModelCalls:
         """Make a call ready: what it asks, and room for it in the window."""
         record = self._runner.journal.take(self._path, call.number) or OpRecord()
         call.record = record
-        if record.called is None and record.outcome is None:
+        if record.outcome is None:  # one in flight is asked anew, whatever it was
             self._runner.need_live(self._path, call.number, "generate")  # a replay has no engine that counts
+            self._runner.need_known(self._path, call.number, record, "")
         if call.continuation is not None and self._cannot_score(record):
             self._prepare_unscored(call, record)
             return
-        recorded = record.called if isinstance(record.called, ModelCalled) else None
-        call.entries = self._fitting(call) if recorded is None else self._sized(call, recorded)
+        recorded = record.called if record.outcome is not None and isinstance(record.called, ModelCalled) else None
+        if recorded is None and not self._runner.replaying:
+            call.entries = self._fitting(call)
+        else:
+            call.entries = self._sized(call, recorded)
         for compaction in record.compactions:
             self._window.compact(call.number, compaction)
             self._shown = None
-        if recorded is None:
+        if record.outcome is None:
             call.too_small = await self._make_room(call)
         self._ready.append(call)
 
@@ -115,9 +118,7 @@ class ModelCalls:
         call.unscored = plain_digest("score", said, call.continuation)
         if record.request and record.request != call.unscored and record.called is None:
             asked = "\n".join(text for _, text in said)
-            raise self._runner.fatal(
-                diverged(self._runner.run, self._path, call.number, record, asked, self._coroutine)
-            )
+            raise self._runner.diverged(self._path, call.number, record, asked, self._coroutine)
 
     async def _sample(self, call: Call, what: str, value: str | None, request: str = "") -> None:
         event = Sampled(what, msgspec.Raw(to_json(value)), request)
@@ -141,15 +142,13 @@ class ModelCalls:
         shown = self._show()
         asks = self._messages(call.entries)
         messages = self._digest_with(asks)
-        if isinstance(recorded := record.called, ModelCalled):
+        if record.outcome is not None and isinstance(recorded := record.called, ModelCalled):
             then = self._request_digest(call, messages, self._runner.config_at(record.called_seq))
             if recorded.request != then:
                 parts = [tuple(map(ref_of, say.parts)) for say in call.says]
                 asked = self._asked(call.says, parts, call)
                 before = self._asked(recorded.entries, [entry.parts for entry in recorded.entries], recorded)
-                raise self._runner.fatal(
-                    diverged(self._runner.run, self._path, call.number, record, asked, self._coroutine, before)
-                )
+                raise self._runner.diverged(self._path, call.number, record, asked, self._coroutine, before)
         # A call still in flight when a fork changed the model is a new request.
         config = self._runner.config_at(record.called_seq if record.outcome is not None else None)
         call.request = self._request_digest(call, messages, config)
@@ -192,8 +191,8 @@ class ModelCalls:
         if isinstance(outcome, Refused):
             raise refusal(outcome, self._path)
         if isinstance(outcome, ModelReplied):
-            assert isinstance(record.called, ModelCalled)
-            self._enters(call, record.called, outcome)
+            called = record.called if isinstance(record.called, ModelCalled) else called_of(call, "")
+            self._enters(call, called, outcome)
             return self._answer(outcome)
         taken = ModelReplied(failure=Failure("window", call.too_small)) if call.too_small else self._take_over(call)
         if taken is None:
@@ -244,6 +243,11 @@ class ModelCalls:
         why = "its writer ended before an outcome" if call.record.attempts else ""
         call.attempt = call.record.attempts
         tries = 0
+
+        def spent(started: float) -> float:
+            """The seconds of all attempts so far; waits between them are no time of an op."""
+            return round(call.seconds + runner.seams.monotonic() - started, 4)
+
         while True:
             await checkpoint_if_cancelled()
             call.attempt += 1
@@ -260,20 +264,19 @@ class ModelCalls:
             except (EngineTransientError, TimeoutError) as error:
                 why = str(error) or f"no answer within {runner.call_timeout_s:g} s"
                 if tries >= runner.attempts:
-                    seconds = runner.seams.monotonic() - started
-                    return called, ModelReplied(
-                        failure=Failure("engine", f"{why} (after {tries} attempts)"), usage=Usage(seconds=seconds)
-                    )
+                    failure = Failure("engine", f"{why} (after {tries} attempts)")
+                    return called, ModelReplied(failure=failure, usage=Usage(seconds=spent(started)))
+                call.seconds = spent(started)
                 await anyio.sleep(runner.delay_s(tries, getattr(error, "retry_after_s", None)))
             except EngineError as error:
                 kind = "overflow" if isinstance(error, ContextOverflow) else "engine"
-                return called, ModelReplied(failure=Failure(kind, str(error)))
+                return called, ModelReplied(failure=Failure(kind, str(error)), usage=Usage(seconds=spent(started)))
             else:
                 usage = Usage(
                     reply.prompt_tokens,
                     reply.cached_tokens,
                     reply.generated_tokens,
-                    round(runner.seams.monotonic() - started, 4),
+                    spent(started),
                     reply.cost_micros,
                 )
                 tokens = runner.count(Message("assistant", reply.text)) if call.keep else reply.generated_tokens
@@ -314,13 +317,11 @@ class ModelCalls:
         if call.unscored:
             await self._sample(call, "abandoned", reason)
             return
-        runner = self._runner
-        if call.record.called is None and call.attempt == 0:
-            runner.sequencer.append(called_of(call, ""), self._path, call.number, 1)
-        seq, _ = runner.sequencer.append(
-            ModelReplied(failure=Failure("cancelled", reason)), self._path, call.number, max(1, call.attempt)
-        )
-        await runner.sequencer.durable(seq)
+        # One that never began has an outcome, and no call: nothing was sent, and nothing is charged.
+        attempt = max(1, call.attempt, call.record.attempts)
+        replied = ModelReplied(failure=Failure("cancelled", reason), usage=Usage(seconds=call.seconds))
+        seq, _ = self._runner.sequencer.append(replied, self._path, call.number, attempt)
+        await self._runner.sequencer.durable(seq)
 
     def settle(self) -> None:
         """What came since enters the window in the order of ops."""
@@ -344,9 +345,12 @@ class ModelCalls:
             self._runner.keep_blob(blob)
         return entries
 
-    def _sized(self, call: Call, recorded: ModelCalled) -> tuple[Entry, ...]:
-        """The entries asked for now, with the sizes that are recorded: a replay has no tokenizer."""
-        if len(recorded.entries) != len(call.says):
+    def _sized(self, call: Call, recorded: ModelCalled | None) -> tuple[Entry, ...]:
+        """The entries asked for now, with the sizes that are recorded: a replay has no tokenizer.
+
+        None are recorded of a call that was given up before it began.
+        """
+        if recorded is None or len(recorded.entries) != len(call.says):
             return tuple(Entry(say.role, tuple(map(ref_of, say.parts)), 0, say.pinned) for say in call.says)
         entries = []
         for say, then in zip(call.says, recorded.entries, strict=True):

@@ -14,7 +14,9 @@ from treering.events.catalogue import (
     Refused,
     Revived,
     TaskSpawned,
+    ToolCalled,
 )
+from treering.runtime.pools import over_limit
 from treering.runtime.state import RunState, TaskState
 
 __all__ = ["DERIVED", "derive"]
@@ -34,6 +36,10 @@ def derive(state: RunState, header: Header, event: Event) -> tuple[Header, Event
         refused = _refuse_spawn(state, header, event)
         if refused is not None:
             return refused
+    if isinstance(event, ToolCalled):
+        late = over_limit(state.pools, state.tasks[header.task].pool, spends=True, paid=False)
+        if late is not None:
+            return _outcome(header, *late)
     memory = state.memory
     if memory.revivable:
         return _about(header, Revived(memory.revivable[0], Cause(header.seq, "accessed")))
@@ -51,19 +57,22 @@ def _about(header: Header, event: Event) -> tuple[Header, Event]:
 
 def _refuse_call(state: RunState, header: Header, event: ModelCalled) -> tuple[Header, Event] | None:
     task = state.tasks[header.task]
-    pool = state.pools[task.pool]
-    limit = pool.limit
-    needed = event.prompt_tokens + event.max_tokens
-    what: tuple[str, float, float] | None = None
-    if limit.tokens is not None and pool.tokens + pool.reserved > limit.tokens:
-        what = ("budget_tokens", limit.tokens, pool.tokens + pool.reserved)
-    elif limit.seconds is not None and pool.seconds >= limit.seconds:
-        what = ("budget_seconds", limit.seconds, pool.seconds)
-    elif limit.cost_micros is not None and pool.cost_micros >= limit.cost_micros:
-        what = ("budget_cost", limit.cost_micros, pool.cost_micros)
-    elif task.system and limit.tokens is not None and pool.system + needed > limit.tokens * SYSTEM_SHARE:
-        what = ("budget_system", limit.tokens * SYSTEM_SHARE, pool.system + needed)
-    return None if what is None else _outcome(header, *what)
+    found = over_limit(state.pools, task.pool, spends=True)
+    if found is None and task.system:
+        found = _over_share(state, task.pool, event.prompt_tokens + event.max_tokens)
+    return None if found is None else _outcome(header, *found)
+
+
+def _over_share(state: RunState, path: str, needed: int) -> tuple[str, str, float, float] | None:
+    """Whether a compaction would use more than its share of a budget."""
+    while path:
+        pool = state.pools[path]
+        if pool.limit.tokens is not None:
+            share = pool.limit.tokens * SYSTEM_SHARE
+            over = pool.system + needed > share
+            return (path, "budget_system", share, pool.system + needed) if over else None
+        path = pool.parent
+    return None
 
 
 def _refuse_spawn(state: RunState, header: Header, event: TaskSpawned) -> tuple[Header, Event] | None:
@@ -71,17 +80,16 @@ def _refuse_spawn(state: RunState, header: Header, event: TaskSpawned) -> tuple[
     if not task.parent or task.system:
         return None
     parent = state.tasks[task.parent]
-    found = _over_limits(state, task, parent)
-    if found is not None:
-        return _outcome(header, *found)
-    if event.budget is not None and event.budget.tokens is not None:
-        pool = state.pools[parent.pool]
-        if pool.limit.tokens is not None and pool.tokens + pool.reserved > pool.limit.tokens:
-            return _outcome(header, "budget_tokens", pool.limit.tokens, pool.tokens + pool.reserved)
-    return None
+    cap = _over_caps(state, task, parent)
+    if cap is not None:
+        return _outcome(header, "", *cap)
+    if event.budget is None:
+        return None
+    found = over_limit(state.pools, parent.pool, spends=False)
+    return None if found is None else _outcome(header, *found)
 
 
-def _over_limits(state: RunState, task: TaskState, parent: TaskState) -> tuple[str, float, float] | None:
+def _over_caps(state: RunState, task: TaskState, parent: TaskState) -> tuple[str, float, float] | None:
     limits = state.config.limits
     if task.depth > limits.depth:
         return "max_depth", limits.depth, task.depth
@@ -92,6 +100,7 @@ def _over_limits(state: RunState, task: TaskState, parent: TaskState) -> tuple[s
     return None
 
 
-def _outcome(header: Header, what: str, limit: float, needed: float) -> tuple[Header, Event]:
-    refused = Refused(what, float(limit), float(needed), Cause(header.seq, what))
+def _outcome(header: Header, pool: str, what: str, limit: float, needed: float) -> tuple[Header, Event]:
+    of = pool if "." in pool else ""  # a root's budget is the run's
+    refused = Refused(what, float(limit), float(needed), Cause(header.seq, what), of)
     return Header(header.run, 0, "Refused", 0, "", header.task, header.op, header.attempt), refused

@@ -16,21 +16,29 @@ from treering.events.errors import Divergence
 from treering.runtime.journal import OpRecord
 from treering.runtime.seams import coroutine_of, current_task
 
-__all__ = ["diverged", "raised_at"]
+__all__ = ["diverged", "fork_advice", "raised_at"]
 
 _PACKAGE = str(Path(__file__).parents[1])
 _AGENTS = str(Path(__file__).parent / "agents")
 _LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 _IMPORTING = "<frozen importlib"
-_OURS = ("/runtime/task.py", "/runtime/calling.py", "/runtime/ops.py", "/runtime/divergence.py")
+_OURS = tuple(f"/runtime/{name}.py" for name in ("task", "calling", "ops", "runner", "divergence"))
 
 
 def diverged(
-    run: str, path: str, number: int, record: OpRecord, asked: str | bytes, agent: Any, before: str | None = None
+    run: str,
+    path: str,
+    number: int,
+    record: OpRecord,
+    asked: str | bytes,
+    agent: Any,
+    at: int,
+    before: str | None = None,
 ) -> Divergence:
     """The error for op `number` of task `path`; `asked` is text, or JSON to be laid out.
 
-    `agent` is the task of the event loop that runs the agent's code. `before` is what was asked then, as text like
+    `agent` is the task of the event loop that runs the agent's code; `at` the last event that a fork can share
+    without the op. `before` is what was asked then, as text like
     `asked`; without it, the recorded event stands for it.
     """
     if isinstance(asked, bytes):
@@ -41,7 +49,6 @@ def diverged(
         difflib.unified_diff(before.splitlines(), asked.splitlines(), "recorded", "asked", lineterm="", n=1)
     )
     kind = type(record.called or record.outcome).__name__
-    at = max(0, record.seq - 1)
     return Divergence(
         path,
         number,
@@ -49,7 +56,7 @@ def diverged(
         "something else",
         diff,
         _agent_line(agent),
-        f"to go on from there: treering fork {run} --at {at}",
+        fork_advice(run, at),
     )
 
 
@@ -67,6 +74,11 @@ def raised_at(error: BaseException) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         own.append((error.filename, error.lineno or 0))
     return "{}:{}".format(*own[-1]).removeprefix(f"{Path.cwd()}/") if own else ""
+
+
+def fork_advice(run: str, at: int) -> str:
+    """The command that goes on with the code as it is now."""
+    return f"to go on from there: treering fork {run} --at {at} --start"
 
 
 def _agent_line(agent: Any) -> str:

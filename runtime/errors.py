@@ -91,6 +91,8 @@ def told(failure: Failure, path: str = "") -> str:
 def refusal(refused: Refused, path: str) -> BudgetExceeded | LimitReached:
     """What a recorded refusal raises in the task `path`."""
     text = f"task {path}: {refused.what} allows {refused.limit:g}, {refused.needed:g} would be needed"
-    if refused.what not in ("budget_system", "budget_cost"):  # these have no option of their own
+    if refused.of:
+        text += f"; the budget= of the spawn of task {refused.of} sets it"
+    elif refused.what not in ("budget_system", "budget_cost"):  # these have no option of their own
         text += f"; --{refused.what.replace('_', '-')} sets it"
     return BudgetExceeded(text) if refused.what.startswith("budget") else LimitReached(text)

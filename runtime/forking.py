@@ -24,7 +24,7 @@ from treering.events.log import LogStore, RunRow, root_of_cut
 from treering.runtime.deriving import DERIVED
 from treering.runtime.seams import Seams, World, new_run_id
 
-__all__ = ["cut_before", "fork_run"]
+__all__ = ["cut_before", "cut_without", "fork_run"]
 
 _MOST_DERIVED = 1000
 
@@ -82,6 +82,13 @@ def cut_before(store: LogStore, parent: str, at: int, edited: Sequence[int]) -> 
     if not 1 <= cut <= last:
         raise UsageError(f"expected an event from 1 to {last} to fork at, found {cut}")
     return cut
+
+
+def cut_without(store: LogStore, run: str, seq: int) -> int:
+    """The last event that a fork can share which does not share event `seq`."""
+    while (record := next(iter(store.read(run, after=seq - 1, until=seq)))).seq > 1 and _shares(store, run, record):
+        seq -= 1
+    return seq - 1
 
 
 def _with_derived(store: LogStore, parent: str, cut: int) -> int:

@@ -4,7 +4,8 @@ Owns the recorded requests and outcomes by task and op, the edits of a fork, and
 reuse may take over. It never performs anything. Invariant: an outcome is given out for one op only.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import msgspec
 
@@ -73,6 +74,8 @@ class Journal:
         self._ended: dict[str, tuple[int, Ended]] = {}
         self.edited: dict[int, int] = {}
         """The seq of each outcome that an edit replaced -> that of the event which replaced it."""
+        self.reused: dict[int, int] = {}
+        """The seq of each outcome of a parent that was taken over -> that of the event which took it over."""
 
     def add(self, header: Header, event: Event | None) -> None:
         """One more event of the lineage, in order. None: its body was destroyed."""
@@ -85,6 +88,8 @@ class Journal:
             return
         if isinstance(event, ModelReplied) and event.edited:
             self.edited[event.edited] = header.seq
+        if isinstance(event, ModelReplied | ToolReturned) and event.reused:
+            self.reused[event.reused] = header.seq
         ops = self._ops.setdefault(header.task, {})
         record = ops.get(header.op)
         if record is None:
@@ -181,12 +186,23 @@ class Reuse:
 
     Tools are taken over by every fork, for they touch the world; models only if `models` says so. Then tasks
     correspond as `Correspondence` says, otherwise by path; ops by number, else by digest among those not yet used.
-    `load` reads the parent's journal, once it is needed.
+    `load` reads the parent's journal, once it is needed. Used are from the start the outcomes up to the `cut`, which
+    the fork shares, and those in `used`: what a fork took over or edited before its writer ended is not given out
+    again to another op.
     """
 
-    def __init__(self, load: Callable[[], Journal], edits: Iterable[Edit], models: bool) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Journal],
+        edits: Iterable[Edit],
+        models: bool,
+        cut: int = 0,
+        used: Collection[int] = (),
+    ) -> None:
         self._load = load
         self._models = models
+        self._cut, self._used = cut, set(used)
+        self._by_request: dict[str, dict[str, deque[OpRecord]]] = {}
         self._loaded: Journal | None = None
         self._edits = {(edit.task, edit.op): edit for edit in edits}
         self._tasks = Correspondence(self._children)
@@ -248,11 +264,26 @@ class Reuse:
         theirs = self._tasks.of(task)
         if theirs is None:
             return None
-        ops = self._parent.ops(theirs)
-        record = ops.get(op)
-        if record is not None and record.request == request:
-            return ops.pop(op)
-        for number, record in ops.items():
-            if record.request == request and isinstance(record.outcome, ModelReplied | ToolReturned | InputAdded):
-                return ops.pop(number)
-        return None
+        found = self._parent.ops(theirs).get(op)
+        if found is None or found.request != request or not self._free(found):
+            equal = self._equal(theirs).get(request)
+            while equal and not self._free(equal[0]):
+                equal.popleft()
+            found = equal[0] if equal else None
+        if found is not None:
+            self._used.add(found.seq)
+        return found
+
+    def _free(self, record: OpRecord) -> bool:
+        outcome = isinstance(record.outcome, ModelReplied | ToolReturned | InputAdded)
+        return outcome and record.seq > self._cut and record.seq not in self._used
+
+    def _equal(self, theirs: str) -> dict[str, deque[OpRecord]]:
+        """The outcomes of a task of the parent by request, in the order of ops: found without a walk over all of them."""
+        index = self._by_request.get(theirs)
+        if index is None:
+            index = self._by_request[theirs] = {}
+            for _, record in sorted(self._parent.ops(theirs).items()):
+                if self._free(record):
+                    index.setdefault(record.request, deque()).append(record)
+        return index

@@ -57,6 +57,7 @@ class Call(msgspec.Struct):
     prompt_tokens: int = 0
     attempt: int = 0
     too_small: str = ""
+    seconds: float = 0.0
     since: int = 0
     unscored: str = ""
 

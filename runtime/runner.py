@@ -26,6 +26,7 @@ from treering.events.catalogue import (
     TaskFailed,
     TaskFinished,
     TaskSpawned,
+    ToolCalled,
 )
 from treering.events.codec import GENESIS, decode, seal, to_json
 from treering.events.errors import Divergence, StoreError, TreeringError, UsageError
@@ -33,11 +34,11 @@ from treering.events.in_memory import InMemoryStore
 from treering.events.log import Blob, Lease, LogStore, RunRow
 from treering.memory.compaction import extract
 from treering.memory.retention import parse_retention
-from treering.runtime.divergence import raised_at
+from treering.runtime.divergence import diverged, fork_advice, raised_at
 from treering.runtime.engine import Engine, Message, StreamText
 from treering.runtime.errors import NotRunInFork, OutcomeUnknown, ReplayEnded
-from treering.runtime.forking import fork_run
-from treering.runtime.journal import Ended, Journal, Reuse
+from treering.runtime.forking import cut_without, fork_run
+from treering.runtime.journal import Ended, Journal, OpRecord, Reuse
 from treering.runtime.recalling import Recaller
 from treering.runtime.registry import AgentFunction, Agents
 from treering.runtime.retries import RetryPolicy
@@ -169,8 +170,8 @@ class Runner:
         self._lease = self.store.acquire(self.run, self._take_over)
         try:
             self._open(self._lease.epoch)
-            if self._lease.epoch > 1:
-                config = self._config or self.state.config
+            config = self._config or self.state.config
+            if self._lease.epoch > 1 or config != self.state.config:  # what acts is recorded
                 self.sequencer.append(RunResumed(self._lease.epoch, config, CODE_VERSION))
                 await self.sequencer.durable()
             self._configs.append((self.state.seq, self.state.config))
@@ -192,7 +193,9 @@ class Runner:
         if forked is not None:
             parent, cut = forked.parent, self.store.row(self.run).cut
             edits = [edit for edit in forked.edits if self.journal.edited.get(edit.seq, 0) <= cut]
-            self.reuse = Reuse(lambda: open_log(self.store, parent)[1], edits, forked.reuse)
+            used = [seq for seq, by in self.journal.reused.items() if by > cut]
+            used += [edit.seq for edit in forked.edits]
+            self.reuse = Reuse(lambda: open_log(self.store, parent)[1], edits, forked.reuse, cut, used)
         writer = _ReplayWriter() if self.replaying else self._writer_of(self.store, self.run, epoch)
         self._writer: Writer = writer
         config = self._config or self.state.config
@@ -285,7 +288,10 @@ class Runner:
         ended = self.journal.ended(path) or (running.ended if running else None)
         if ended is not None and not enter:
             return self._outcome(path, ended)
-        _, function = self.agents.resolve(self.state.config.agent if enter or not spawned.agent else spawned.agent)
+        # A replay is told of another agent by the configuration; else each root has the one that it was asked of.
+        another = enter and self._config is not None and self._config.agent != self.state.config.agent
+        agent = "" if another else spawned.agent
+        _, function = self.agents.resolve(agent or (self._config or self.state.config).agent)
         return await self._root(path, function, spawned.goal, bytes(spawned.inputs))
 
     def _spawned_event(self, path: str) -> TaskSpawned:
@@ -377,8 +383,9 @@ class Runner:
                 except _FATAL:
                     raise
                 except Exception as error:
-                    kind = type(error).__name__
-                    event = TaskFailed(Failure(kind, " ".join(str(error).split()) or kind, raised_at(error)))
+                    why = _leaves(error)
+                    message = "; ".join(" ".join(str(one).split()) or type(one).__name__ for one in why)
+                    event = TaskFailed(Failure(type(why[0]).__name__, message, raised_at(why[0])))
                 await self._end_task(running, path, event)
             except _FATAL as error:
                 self._stop(error)
@@ -394,7 +401,7 @@ class Runner:
                     type(event).__name__,
                     f"-{to_json(recorded).decode()}\n+{to_json(event).decode()}",
                     "its end",
-                    f"fork before event {self.journal.ended_seq(path)} to go on",
+                    fork_advice(self.run, cut_without(self.store, self.run, self.journal.ended_seq(path))),
                 )
             event = recorded  # type: ignore[assignment]
         elif self.replaying:
@@ -429,11 +436,10 @@ class Runner:
         if self.state.tasks[path].status != "running" and not self.replaying:
             return False  # its end is on its way to the disk
         # By the state, not by what runs: after a resume, children may not have begun again.
-        below = [
-            other
-            for other, task in self.state.tasks.items()
-            if task.status == "running" and (other == path or (other.startswith(path) and other[len(path)] in ".~"))
-        ]
+        below = [path] if self.state.tasks[path].status == "running" else []
+        for other in below:  # it grows on the way
+            below += self.state.tasks[other].running or ()
+        below.sort(key=lambda other: self.state.tasks[other].spawned)
         # All are stopped before any is said to have ended, so that nobody wakes up to act on it.
         for other in below:
             if (found := self._running.get(other)) is not None and found.scope is not None:
@@ -475,6 +481,32 @@ class Runner:
         """The same error, to be raised: it stops the run even if agent code catches it."""
         self._stop(error)
         return error
+
+    def diverged(
+        self, path: str, number: int, record: OpRecord, asked: str | bytes, agent: Any, before: str | None = None
+    ) -> TreeringError:
+        """The error for an op whose outcome is that of another request; see `divergence.diverged`."""
+        at = cut_without(self.store, self.run, record.called_seq or record.seq)
+        return self.fatal(diverged(self.run, path, number, record, asked, agent, at, before))
+
+    def need_known(self, path: str, number: int, record: OpRecord, request: str) -> None:
+        """Raises OutcomeUnknown where this op, when it was another, called a tool that may have acted."""
+        called = record.called
+        if record.outcome is not None or not isinstance(called, ToolCalled):
+            return
+        if called.request != request and not called.idempotent:
+            raise self.unknown(path, number, called.tool, record)
+
+    def unknown(self, path: str, number: int, tool: str, record: OpRecord) -> TreeringError:
+        """The error for a tool that may have acted and must not be called again."""
+        at = cut_without(self.store, self.run, record.called_seq)
+        return self.fatal(
+            OutcomeUnknown(
+                f"task {path} op {number}: {tool} was called before the last writer ended and may have acted; it is "
+                "not idempotent, so a person must settle it (to call it again: "
+                f"treering fork {self.run} --at {at} --start --live-tools)"
+            )
+        )
 
     def config_at(self, seq: int | None) -> RunConfig:
         """The configuration that held when event `seq` was written; None: now."""
@@ -572,6 +604,13 @@ def _placeless(ended: Ended) -> Ended:
     if not isinstance(ended, TaskFailed):
         return ended
     return TaskFailed(msgspec.structs.replace(ended.failure, line=""))
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """What went wrong: of a group, which each event loop words in its own way, its members."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for one in error.exceptions for leaf in _leaves(one)]
+    return [error]
 
 
 class _ReplayWriter:

@@ -15,13 +15,14 @@ from treering.events.codec import Record, seal
 from treering.events.errors import StoreError
 from treering.events.log import Blob
 from treering.runtime.deriving import derive
+from treering.runtime.diagnostics import warn
 from treering.runtime.seams import Bell, Seams, Writer, new_bell
 from treering.runtime.state import RunState, evolve
 
 __all__ = ["Observer", "Sequencer"]
 
 Observer = Callable[[Header, Event], None]
-"""Told of each event once it is on disk. For display only."""
+"""Told of each event once it is on disk. For display only: one that raises is dropped, and the run goes on."""
 
 
 class Sequencer:
@@ -108,6 +109,16 @@ class Sequencer:
                 await self._next_landed.wait()
         await checkpoint_if_cancelled()  # who was ended from above meanwhile acts no more
 
+    def _tell(self, told: Sequence[tuple[Header, Event]]) -> None:
+        """Tell the observers, whose waiters are awake already; one that raises is reported, and told no more."""
+        for observer in list(self._observers):
+            try:
+                for header, event in told:
+                    observer(header, event)
+            except Exception as error:
+                self._observers.remove(observer)
+                warn(self.run, "an observer raised and is told no more", observer=repr(observer), error=repr(error))
+
     def _one(self, event: Event, task: str, op: int, attempt: int) -> Header:
         state, seams = self.state, self._seams
         header, record = seal(
@@ -151,11 +162,10 @@ class Sequencer:
                 self._next_landed.set()
         else:
             self.durable_seq = self._flown_seq
-            for header, event in self._flown_told:
-                for observer in self._observers:
-                    observer(header, event)
         if landed is not None:
             self._landed = None
             landed.set()
+        if failed is None:
+            self._tell(self._flown_told)
         if failed is None and self._records:
             self._fly()

@@ -14,7 +14,6 @@ from typing import Any, assert_never
 import msgspec
 
 from treering.events.catalogue import (
-    Budget,
     Compacted,
     Event,
     Evicted,
@@ -47,10 +46,10 @@ from treering.memory.hierarchy import TRUNK, Hierarchy
 from treering.memory.queues import from_plain, to_plain
 from treering.memory.windows import Window, memories_of
 from treering.runtime.errors import told
+from treering.runtime.pools import Pool, charge, close_pool, open_pool, reserve
 
 __all__ = [
     "Call",
-    "Pool",
     "RunState",
     "TaskState",
     "Totals",
@@ -62,17 +61,6 @@ __all__ = [
     "save_state",
     "scope_of",
 ]
-
-
-class Pool(msgspec.Struct, gc=False):
-    """A budget that some tasks share: what was used, and what calls in flight may still use."""
-
-    limit: Budget
-    tokens: int = 0
-    reserved: int = 0
-    seconds: float = 0.0
-    cost_micros: int = 0
-    system: int = 0
 
 
 class Call(msgspec.Struct, gc=False):
@@ -93,7 +81,8 @@ class TaskState(msgspec.Struct, gc=False):
     """One task. `pool` is the path of the task whose pool it draws on; `next_op` the first op whose effects
     are not yet applied; `system` marks compactions and the like; `parent_done` are the ops of its parent, below this
     number, that were applied when it began; `joined` is the op of its parent that took its result; `offered` are
-    memories that it was shown: it accesses them when they enter its window."""
+    memories that it was shown: it accesses them when they enter its window; `running` holds the paths of the
+    children that did not end."""
 
     path: str
     parent: str
@@ -108,6 +97,7 @@ class TaskState(msgspec.Struct, gc=False):
     status: str = "running"
     children: int = 0
     parent_done: int = 0
+    running: dict[str, None] | None = None
     next_op: int = 1
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -237,7 +227,7 @@ def _release_calls(state: RunState) -> None:
         if task.status == "running":
             for op, call in list(task.calls.items()):
                 if op not in task.waiting:
-                    state.pools[task.pool].reserved -= call.reserved
+                    reserve(state.pools, task.pool, -call.reserved)
                     del task.calls[op]
 
 
@@ -268,16 +258,19 @@ def _task_spawned(state: RunState, header: Header, event: TaskSpawned) -> None:
     task = TaskState(path, above, event.agent, event.goal, root, path, header.seq, header.op, depth, system)
     if parent is None:
         state.roots.append(path)
-        state.pools[path] = Pool(event.budget or state.config.budget)
+        open_pool(state.pools, path, event.budget or state.config.budget, "")
         state.cancelled = False
         if state.asked and state.asked[0] == event.goal:
             state.asked.pop(0)
     elif event.budget is not None:
-        state.pools[path] = Pool(event.budget)
-        state.pools[parent.pool].reserved += event.budget.tokens or 0
+        open_pool(state.pools, path, event.budget, parent.pool)
     else:
         task.pool = parent.pool
     state.tasks[path] = task
+    if parent is not None:
+        if parent.running is None:
+            parent.running = {}
+        parent.running[path] = None
     if parent is not None and not system:
         parent.children += 1
         task.parent_done = parent.next_op
@@ -290,9 +283,11 @@ def _task_spawned(state: RunState, header: Header, event: TaskSpawned) -> None:
 def _end(state: RunState, path: str, status: str) -> TaskState:
     task = state.tasks[path]
     task.status = status
+    if task.parent and (running := state.tasks[task.parent].running):
+        running.pop(path, None)
     if task.calls:
         for call in task.calls.values():
-            state.pools[task.pool].reserved -= call.reserved
+            reserve(state.pools, task.pool, -call.reserved)
         task.calls.clear()
     if task.window is not None:
         task.window = None
@@ -300,13 +295,7 @@ def _end(state: RunState, path: str, status: str) -> TaskState:
             state.memory.hold(set())
     task.waiting.clear()
     if task.pool == path and task.parent:
-        # What was set aside and not used goes back to the pool that it came from.
-        own = state.pools.pop(path)
-        above = state.pools[state.tasks[task.parent].pool]
-        above.reserved -= own.limit.tokens or 0
-        above.tokens += own.tokens
-        above.seconds += own.seconds
-        above.cost_micros += own.cost_micros
+        close_pool(state.pools, path)
         task.pool = state.tasks[task.parent].pool
     return task
 
@@ -334,11 +323,10 @@ def _task_cancelled(state: RunState, header: Header, event: TaskCancelled) -> No
 def _model_called(state: RunState, header: Header, event: ModelCalled) -> None:
     task = state.tasks[header.task]
     old = task.calls.get(header.op)
-    pool = state.pools[task.pool]
     if old is not None:
-        pool.reserved -= old.reserved
+        reserve(state.pools, task.pool, -old.reserved)
     reserved = event.prompt_tokens + event.max_tokens
-    pool.reserved += reserved
+    reserve(state.pools, task.pool, reserved)
     task.calls[header.op] = Call(event, reserved)
 
 
@@ -347,15 +335,13 @@ def _model_replied(state: RunState, header: Header, event: ModelReplied) -> None
     call = task.calls.get(header.op)
     usage = event.usage
     prompt, cached, generated = usage.prompt, usage.cached, usage.generated
-    pool = state.pools[task.pool]
+    tokens = 0
     if call is not None:
-        pool.reserved -= call.reserved
+        reserve(state.pools, task.pool, -call.reserved)
         call.reserved = 0
-        pool.tokens += call.called.prompt_tokens + generated
-        if task.system:
-            pool.system += call.called.prompt_tokens + generated
-    pool.seconds += usage.seconds
-    pool.cost_micros += usage.cost_micros
+        if event.failure is None or event.failure.kind != "window":  # that one was never sent
+            tokens = call.called.prompt_tokens + generated
+    charge(state.pools, task.pool, tokens, usage.seconds, usage.cost_micros, tokens if task.system else 0)
     task.prompt_tokens += prompt
     task.cached_tokens += cached
     task.generated_tokens += generated
@@ -376,7 +362,7 @@ def _tool_called(state: RunState, header: Header, event: ToolCalled) -> None:
 
 
 def _tool_returned(state: RunState, header: Header, event: ToolReturned) -> None:
-    state.pools[state.tasks[header.task].pool].seconds += event.seconds
+    charge(state.pools, state.tasks[header.task].pool, seconds=event.seconds)
     _close_op(state, header, event)
 
 
@@ -402,14 +388,13 @@ def _refused(state: RunState, header: Header, event: Refused) -> None:
     task = state.tasks[header.task]
     call = task.calls.pop(header.op, None)
     if call is not None:
-        state.pools[task.pool].reserved -= call.reserved
-        _close_op(state, header, event)
+        reserve(state.pools, task.pool, -call.reserved)
+    last = state.tasks[next(reversed(state.tasks))]
+    if last.parent == header.task and last.op == header.op:
+        # A spawn that is not allowed: the child, which has just come, is there, and never runs.
+        _end(state, last.path, "refused").failure = event.what
     else:
-        # A spawn that is not allowed: the child is there, and never runs.
-        for child in reversed(state.tasks.values()):
-            if child.parent == header.task and child.op == header.op:
-                _end(state, child.path, "refused").failure = event.what
-                break
+        _close_op(state, header, event)
 
 
 def _close_op(state: RunState, header: Header, event: Event) -> None:

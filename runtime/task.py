@@ -29,7 +29,6 @@ from treering.events.catalogue import (
     TaskFinished,
     TaskJoined,
     TaskSpawned,
-    ToolCalled,
     ToolReturned,
     Used,
 )
@@ -38,19 +37,17 @@ from treering.events.errors import InputError
 from treering.events.log import Blob
 from treering.memory.hierarchy import memory_id, normalise
 from treering.memory.recall import Hit, Query, check_unicode
+from treering.runtime.acting import Act, current_call_key, perform_act
 from treering.runtime.calling import Answer, ModelCalls, Prompt, Say, ref_of
 from treering.runtime.digests import plain_digest, spawn_digest
-from treering.runtime.divergence import diverged
 from treering.runtime.engine import Message
 from treering.runtime.errors import (
     BudgetExceeded,
     ChildCancelled,
     ChildFailed,
     LimitReached,
-    NotRunInFork,
     OpMisused,
     OpTimeout,
-    OutcomeUnknown,
     ToolFailed,
     refusal,
 )
@@ -64,7 +61,7 @@ from treering.runtime.state import TaskState
 if TYPE_CHECKING:
     from treering.runtime.runner import Runner
 
-__all__ = ["Answer", "Child", "Prompt", "Say", "Task", "TaskLimits"]
+__all__ = ["Answer", "Child", "Prompt", "Say", "Task", "TaskLimits", "current_call_key"]
 
 T = TypeVar("T")
 
@@ -161,8 +158,10 @@ class Task:
         if record is None:
             return OpRecord()
         recorded = record.request
-        if recorded and request and recorded != request:
-            raise self._runner.fatal(diverged(self._runner.run, self.path, number, record, asked, self._coroutine))
+        if record.outcome is None:  # one in flight is performed anew, whatever it was
+            self._runner.need_known(self.path, number, record, request)
+        elif recorded and request and recorded != request:
+            raise self._runner.diverged(self.path, number, record, asked, self._coroutine)
         return record
 
     def _done(self) -> int:
@@ -606,9 +605,9 @@ class Task:
     def call(self, tool: Callable[..., Awaitable[Any]], *, idempotent: bool = False, **arguments: Any) -> Op[Any]:
         """Call a tool that touches the world: on disk before it acts.
 
-        After a crash an `idempotent` one is called again; of another it is not known whether it acted, and
-        the run stops with OutcomeUnknown. Raises ToolFailed if it raises, or gives nothing in the time that the run
-        allows one call.
+        After a crash an `idempotent` one is called again, with the same `current_call_key()`; of another it is not
+        known whether it acted, and the run stops with OutcomeUnknown. Raises ToolFailed if it raises, or gives nothing
+        in the time that the run allows one call, and BudgetExceeded.
         """
         number = self._next()
         name = f"{tool.__module__}:{tool.__qualname__}"
@@ -619,7 +618,10 @@ class Task:
             record = self._take(number, request, f"{name}({encoded.decode()})")
             outcome = record.outcome
             if outcome is None:
-                outcome = await self._call_tool(number, tool, name, encoded, request, idempotent, record, arguments)
+                act = Act(number, tool, name, arguments, encoded, request, idempotent)
+                outcome = await perform_act(self._runner, self.path, act, record)
+            if isinstance(outcome, Refused):
+                raise refusal(outcome, self.path)
             assert isinstance(outcome, ToolReturned)
             if outcome.failure is not None:
                 raise ToolFailed(f"task {self.path}: {name} failed: {outcome.failure.message}")
@@ -633,63 +635,6 @@ class Task:
                 await self._runner.sequencer.durable(seq)
 
         return Op(self, number, "call", perform, abandon=abandon)
-
-    async def _call_tool(
-        self,
-        number: int,
-        tool: Callable[..., Awaitable[Any]],
-        name: str,
-        encoded: bytes,
-        request: str,
-        idempotent: bool,
-        record: OpRecord,
-        arguments: dict[str, Any],
-    ) -> ToolReturned:
-        runner = self._runner
-        returned: ToolReturned | None = None
-        if runner.reuse is not None and (found := runner.reuse.tool(self.path, number, request)) is not None:
-            returned = msgspec.structs.replace(found[1], reused=found[0])
-        else:
-            self._runner.need_live(self.path, number, "call")
-            if runner.reuse is not None and not runner.live_tools:
-                raise runner.fatal(
-                    NotRunInFork(
-                        f"task {self.path} op {number}: expected the parent run to have called {name} so, found that it "
-                        "did not; open the fork with live_tools to let it act"
-                    )
-                )
-            if record.attempts and not idempotent:
-                unknown = OutcomeUnknown(
-                    f"task {self.path} op {number}: {name} was called before the last writer ended and may have "
-                    "acted; it is not idempotent, so a person must settle it (to call it again: "
-                    f"treering fork {runner.run} --at {record.called_seq - 1} --start)"
-                )
-                raise runner.fatal(unknown)
-        attempt = record.attempts + 1
-        before = record.called if isinstance(record.called, ToolCalled) else None
-        key = before.key if before else f"{runner.run}/{self.path}/{number}"
-        if before is None or returned is None:  # what is taken over for a call that is recorded is no new attempt
-            called = ToolCalled(name, msgspec.Raw(encoded), request, key, idempotent)
-            seq, _ = runner.sequencer.append(called, self.path, number, attempt)
-        if returned is None:
-            await runner.sequencer.durable(seq)
-            started = runner.seams.monotonic()
-            result = msgspec.Raw(b"null")
-            failure: Failure | None = Failure(
-                "timeout", f"no result within {runner.call_timeout_s:g} s; whether it acted is not known"
-            )
-            try:
-                with anyio.move_on_after(runner.call_timeout_s):
-                    result, failure = msgspec.Raw(to_json(await tool(**arguments))), None
-            except Exception as error:
-                failure = Failure(type(error).__name__, f"{type(error).__name__}: {error}")
-            returned = ToolReturned(result, round(runner.seams.monotonic() - started, 4), failure)
-        if self._state.status != "running":
-            await checkpoint_if_cancelled()  # ended from above: nothing may follow its end
-        # Otherwise it is recorded even if a cancellation waits: the tool has acted.
-        seq, _ = runner.sequencer.append(returned, self.path, number, attempt)
-        await runner.sequencer.durable(seq)
-        return returned
 
     def now(self) -> Op[int]:
         """The time, in milliseconds since 1970."""

@@ -24,6 +24,7 @@ LONGER = {
     "runtime/task.py": "all that agent code sees, in one place; model calls live beside it",
     "runtime/runner.py": "the life of a run; summaries and texts can leave it",
     "runtime/state.py": "one fold over the closed union, read from top to bottom",
+    "events/sqlite.py": "one class, whose statements share a connection and a schema",
     "events/catalogue.py": "the catalogue is one file on purpose",
 }
 

@@ -464,3 +464,25 @@ def test_the_lease_of_a_dead_process_is_free(path):
         holder.kill()
     assert store.acquire("a").epoch == 2
     store.close()
+
+
+@pytest.mark.parametrize("fails", ["the next lock", "the commit"])
+def test_a_lease_that_cannot_be_taken_leaves_no_lock_behind(tmp_path, fails):
+    """Whatever fails on the way, the same process can take the run once that is over."""
+    store = SQLiteStore(tmp_path / "log.db", busy_timeout_s=0.1)
+    store.create(RunRow("r", 1), [])
+    store.acquire("r").release()
+    blocked = tmp_path / "log.db.r.2.lock"
+    if fails == "the next lock":
+        blocked.mkdir()
+    else:
+        other = sqlite3.connect(tmp_path / "log.db")
+        other.execute("CREATE TRIGGER busy BEFORE UPDATE ON leases BEGIN SELECT RAISE(ABORT, 'not now'); END")
+    with pytest.raises(StoreError):
+        store.acquire("r")
+    if fails == "the next lock":
+        blocked.rmdir()
+    else:
+        other.execute("DROP TRIGGER busy")
+        other.close()
+    assert store.acquire("r").epoch == 2

@@ -122,6 +122,37 @@ async def over_budget(task: Task, goal: str) -> Any:
     return await child
 
 
+async def timed(task: Task, goal: str) -> Any:
+    """Its child has hours, and no more tokens than it has itself."""
+    first: int = await task.spawn(spender, goal, budget=Budget(seconds=10_000.0))
+    return [first, await task.spawn(spender, goal, budget=Budget(seconds=10_000.0, cost_micros=5))]
+
+
+async def mixed_budgets(task: Task, goal: str) -> Any:
+    return [await task.spawn(timed, goal, budget=Budget(tokens=120)), await task.spawn(spender, goal)]
+
+
+async def busy(task: Task, goal: str) -> str:
+    return (await task.generate(f"busy with {goal} " + "word " * 20, max_tokens=30)).text
+
+
+async def queued_losers(task: Task, goal: str) -> Any:
+    """Calls that lose a race while they wait for a slot, or for a budget that others hold."""
+    child = task.spawn(busy, goal)
+    races = []
+    for n in range(2):
+        losers = [task.generate(f"loser {n} {m} of {goal} " + "word " * 9, max_tokens=30) for m in range(3)]
+        try:
+            races.append((await task.first(task.sleep(0.5), *losers))[0])
+        except TreeringError as error:
+            races.append(type(error).__name__)
+    try:
+        await child
+    except TreeringError as error:
+        races.append(type(error).__name__)
+    return races
+
+
 async def deep(task: Task, goal: str) -> str:
     try:
         return f"{goal}>" + str(await task.spawn(deep, goal))
@@ -220,6 +251,7 @@ CORPUS = {
         call_in_time,
         compacting,
         over_budget,
+        mixed_budgets,
         deep,
         shared_memory,
         side_by_side,

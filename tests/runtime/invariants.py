@@ -76,6 +76,9 @@ class Seen:
         self.windows: dict[str, int] = {}
         self.waiting: list[int] = []
         self.slack_tokens = 0
+        self.tokens: dict[str, int] = {}
+        self.seconds: dict[str, float] = {}
+        self.started: dict[tuple[str, int], list[str]] = {}
 
     def step(self, header: Header, event: Event) -> None:
         """Fold one event and check all. Raises InvariantBroken."""
@@ -103,7 +106,7 @@ class Seen:
         if isinstance(event, TaskJoined):
             self.joined.add(event.child)
         if isinstance(event, ToolCalled):
-            self.acts.setdefault(place, event)
+            self.acts[place] = event
         if isinstance(event, ModelReplied) and place in self.calls:
             self.slack_tokens += max(0, event.usage.generated - self.calls[place].max_tokens)
 
@@ -181,7 +184,9 @@ def acts_once(seen: Seen) -> str | None:
         return None
     if not before.idempotent:
         return "it was called before, and is not idempotent"
-    return None if before.key == seen.event.key else f"expected the key {before.key}, found {seen.event.key}"
+    if (before.key == seen.event.key) != (before.request == seen.event.request):
+        return f"expected the key {before.key} for its request and no other, found {seen.event.key}"
+    return None
 
 
 def one_outcome(seen: Seen) -> str | None:
@@ -198,26 +203,70 @@ def one_outcome(seen: Seen) -> str | None:
 
 
 def within_budget(seen: Seen) -> str | None:
-    """B1: what is used never exceeds a token budget by more than replies exceeded their max_tokens."""
+    """B1: no token budget is exceeded, whoever used it: not by more than replies exceeded their max_tokens."""
+    used = _used_below(seen)
     for path, pool in seen.state.pools.items():
-        if pool.limit.tokens is not None and pool.tokens > pool.limit.tokens + seen.slack_tokens:
-            return f"expected at most {pool.limit.tokens} tokens in the pool of {path}, found {pool.tokens} used"
-        if pool.reserved < 0 or pool.tokens < 0:
+        if pool.limit.tokens is not None and used[path] > pool.limit.tokens + seen.slack_tokens:
+            return f"expected at most {pool.limit.tokens} tokens in the pool of {path}, found {used[path]} used"
+        if min(pool.reserved, pool.reserved_seconds, pool.reserved_cost, pool.tokens, pool.seconds) < 0:
             return f"expected no negative sums in the pool of {path}, found {pool}"
+    if isinstance(seen.event, ModelCalled):
+        place, pools = (seen.header.task, seen.header.op), seen.state.pools
+        seen.started[place] = [
+            path
+            for path in _pools_above(seen, seen.state.tasks[seen.header.task].pool)
+            if pools[path].limit.seconds is not None and seen.seconds.get(path, 0.0) > pools[path].limit.seconds
+        ]
+    if isinstance(seen.event, ModelReplied) and seen.event.failure is None and not seen.event.edited:
+        over = seen.started.get((seen.header.task, seen.header.op))
+        return f"expected no call once the seconds of {over} were over" if over else None
     return None
+
+
+def _pools_above(seen: Seen, path: str) -> list[str]:
+    found = []
+    while path:
+        found.append(path)
+        path = seen.state.pools[path].parent
+    return found
+
+
+def _used_below(seen: Seen) -> dict[str, int]:
+    """The tokens that were used under each pool that is open, added up from the calls: nothing is set against it."""
+    event, place = seen.event, (seen.header.task, seen.header.op)
+    if isinstance(event, ModelReplied):
+        call = seen.calls.get(place)
+        tokens = event.usage.generated + (call.prompt_tokens if call is not None else 0)
+        for path in _pools_above(seen, seen.state.tasks[seen.header.task].pool):
+            seen.tokens[path] = seen.tokens.get(path, 0) + tokens
+            seen.seconds[path] = seen.seconds.get(path, 0.0) + event.usage.seconds
+    return {path: seen.tokens.get(path, 0) for path in seen.state.pools}
 
 
 def reserved_for_calls(seen: Seen) -> str | None:
     """B2: a pool has reserved what calls in flight may use and what is set aside; nothing for a dead writer."""
     tasks = [task for task in seen.state.tasks.values() if task.status == "running"]
-    reserved = dict.fromkeys(seen.state.pools, 0)
+    pools = seen.state.pools
+    reserved = dict.fromkeys(pools, (0, 0.0, 0))
+
+    def add(path: str, tokens: int, seconds: float, cost: int) -> None:
+        while path and (tokens or seconds or cost):
+            limit, (a, b, c) = pools[path].limit, reserved[path]
+            reserved[path] = a + tokens, b + seconds, c + cost
+            tokens = tokens if limit.tokens is None else 0
+            seconds = seconds if limit.seconds is None else 0.0
+            cost = cost if limit.cost_micros is None else 0
+            path = pools[path].parent
+
     for task in tasks:
-        reserved[task.pool] += sum(call.reserved for call in task.calls.values())
-        if task.pool == task.path and task.parent:
-            reserved[seen.state.tasks[task.parent].pool] += seen.state.pools[task.path].limit.tokens or 0
-    for path, pool in seen.state.pools.items():
-        if pool.reserved != reserved[path]:
-            return f"expected {reserved[path]} tokens to be reserved in the pool of {path}, found {pool.reserved}"
+        add(task.pool, sum(call.reserved for call in task.calls.values()), 0.0, 0)
+    for pool in pools.values():
+        limit = pool.limit
+        add(pool.parent, limit.tokens or 0, limit.seconds or 0.0, limit.cost_micros or 0)
+    for path, pool in pools.items():
+        tokens, seconds, cost = reserved[path]
+        if (pool.reserved, pool.reserved_cost) != (tokens, cost) or abs(pool.reserved_seconds - seconds) > 1e-5:
+            return f"expected {reserved[path]} to be reserved in the pool of {path}, found {pool}"
     if isinstance(seen.event, RunResumed | RunForked):
         flying = [task.path for task in tasks if any(op not in task.waiting for op in task.calls)]
         return f"expected no call in flight, found those of {flying}" if flying else None

@@ -78,6 +78,8 @@ class _Life:
                 return task.generate(Say((f"{goal} by ", *self.hits)), max_tokens=6)
             case ["stubborn"]:
                 return task.generate(f"FAIL {goal}", max_tokens=8)
+            case ["vote"]:
+                return task.generate(f"{goal} votes", max_tokens=6, temperature=1.0, keep=False)
             case ["remember", name, pinned]:
                 return task.remember(f"The {name} is kept.", pinned=pinned)
             case ["recall", name]:
@@ -103,12 +105,12 @@ class _Life:
         raise ValueError(f"expected a step of a program, found {step!r}")
 
     def child(self, program: list[Any], options: dict[str, Any]) -> Child:
-        tokens = options.get("budget")
+        budget = options.get("budget")
         return self.task.spawn(
             interpret,
             f"{self.goal[:20]} {options.get('named', 'part')} {' '.join(self.seen[-1:])[:12]}",
             key=options.get("key", ""),
-            budget=None if tokens is None else Budget(tokens=tokens),
+            budget=None if budget is None else Budget(**budget),
             window_tokens=options.get("window"),
             program=program,
         )
@@ -135,6 +137,7 @@ PLAIN = st.one_of(
     st.tuples(st.just("recall"), NAMES).map(list),
     st.tuples(st.just("act"), NAMES).map(list),
     st.sampled_from([["chance"], ["time"], ["cite"]]),
+    st.just(["vote"]),
 )
 PAYS = st.one_of(PLAIN, st.tuples(st.just("pay"), NAMES).map(list))
 LINES = st.lists(st.one_of(PLAIN, st.just(["raise"])), min_size=1, max_size=4)
@@ -149,7 +152,10 @@ def _options(draw: Any, budget: bool = False) -> dict[str, Any]:
     if draw(st.integers(0, 3)) == 0:
         options["window"] = draw(st.sampled_from([60, 90]))
     if budget:
-        options["budget"] = draw(st.integers(20, 150))
+        # Seconds enough and money that costs nothing: with them a child limits something, but not the tokens above.
+        limits = {"tokens": st.integers(20, 150), "seconds": st.just(1e6), "cost_micros": st.integers(1, 9)}
+        kinds = draw(st.sets(st.sampled_from(sorted(limits)), min_size=1))
+        options["budget"] = {kind: draw(limits[kind]) for kind in sorted(kinds)}
     return options
 
 
@@ -168,7 +174,9 @@ def _quick(depth: int, plain: st.SearchStrategy[list[Any]]) -> st.SearchStrategy
     if depth:
         inner = _quick(depth - 1, plain)
         children = st.tuples(st.just("run"), _steps(depth - 1, plain), _options()).map(list)
-        spenders = st.tuples(st.just("run"), LINES, _options(budget=True)).map(list)
+        under = st.tuples(st.just("run"), LINES, _options(budget=True)).map(list)
+        nested = st.lists(st.one_of(PLAIN, under), min_size=1, max_size=3)
+        spenders = st.tuples(st.just("run"), st.one_of(LINES, nested), _options(budget=True)).map(list)
         together = st.lists(inner, min_size=1, max_size=3)
         choices += [
             children,

@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 import trio
 import trio._core._run as scheduler
-from corpus import CORPUS, EFFECTS
+from corpus import CORPUS, EFFECTS, queued_losers
 from invariants import check_log
 from laws import config_for
 from trio.testing import MockClock
@@ -51,7 +51,7 @@ async def forgetful(task: Task, goal: str) -> list[str]:
     return found
 
 
-WORKFLOWS = {**CORPUS, "forgetful": forgetful}
+WORKFLOWS = {**CORPUS, "forgetful": forgetful, "queued_losers": queued_losers}
 
 
 class SimulatedWorld:
@@ -276,7 +276,7 @@ async def _live(seed: int, messages: bool, agent: str | None) -> History:
         window_tokens=chance.choice([120, 120, 150, 400]),
         retention=chance.choice(RULES),
         concurrency=chance.randint(1, 5),
-        budget=Budget(tokens=chance.randint(50, 900)) if limited else Budget(),
+        budget=_budget(chance) if limited else Budget(),
     )
     history = History(seed, agent, config)
     history.plain = not (faults or messages or limited)
@@ -294,6 +294,11 @@ async def _live(seed: int, messages: bool, agent: str | None) -> History:
             return history
         history.crashes += 1
     raise AssertionError(f"the run did not end in {MOST_SESSIONS} sessions")
+
+
+def _budget(chance: random.Random) -> Budget:
+    seconds = chance.expovariate(0.02) if chance.random() < 0.4 else None
+    return Budget(None if seconds and chance.random() < 0.5 else chance.randint(50, 900), seconds)
 
 
 async def _one_session(

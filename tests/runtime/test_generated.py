@@ -5,6 +5,7 @@ each time at other workflows.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -225,9 +226,12 @@ def test_a_fork_at_a_cut_ends_equal(case, place):
 
 
 @LAW
-@given(CASES, PLACES, st.sampled_from(["Ines kept a parrot.", "", "Reply"]))
-def test_an_edit_under_reuse_ends_equal_to_a_fresh_fork(case, place, text):
-    """What was edited leads to the same run either way; under reuse, only what depends on it reaches the model."""
+@given(CASES, PLACES, st.sampled_from(["Ines kept a parrot.", "", "Reply"]), PLACES)
+def test_an_edit_under_reuse_ends_equal_to_a_fresh_fork(case, place, text, death):
+    """What was edited leads to the same run either way; under reuse, only what depends on it reaches the model.
+
+    So it does where the fork's writer dies on the way: what was taken over before is not given to another op.
+    """
     run = case.new()
     case.session(run)
     replies = [
@@ -243,6 +247,14 @@ def test_an_edit_under_reuse_ends_equal_to_a_fresh_fork(case, place, text):
         called[reuse] = called_in(case.store, forks[reuse], edited.seq)
         case.check(forks[reuse])
     assert_equal(equal_view(case.store, forks[False]), equal_view(case.store, forks[True]))
+    killed = fork_run(case.store, run, edited.seq, [(edited.seq, text)], reuse=True, seams=case.world)
+    begun, ended = case.store.head(killed)[0], case.store.head(forks[True])[0]
+    with contextlib.suppress(StoreError, Killed):
+        case.session(killed, begun + death % max(1, ended - begun), live_tools=True)
+    case.session(killed, live_tools=True)
+    assert_equal(equal_view(case.store, forks[True]), equal_view(case.store, killed))
+    used = [one.event.reused for one in case.events(killed, "ModelReplied", after=begun) if one.event.reused]
+    assert len(used) == len(set(used)), f"taken over twice: {used}"
     assert called[True] <= called[False]
     taken = [one.header for one in case.events(forks[True], "ModelReplied", after=edited.seq) if one.event.reused]
     assert called[False] - called[True] <= {(at.task, at.op) for at in taken}

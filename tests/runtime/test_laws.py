@@ -171,7 +171,7 @@ async def test_a_fork_leaves_the_world_alone_unless_it_is_told_otherwise(anyio_b
     EFFECTS.clear()
     for _ in range(2):
         async with Runner(store, fork, ScriptedEngine(script), agents=CORPUS, seams=Steady()) as runner:
-            with pytest.raises(NotRunInFork, match="live_tools"):
+            with pytest.raises(NotRunInFork, match=r"treering resume \w+ --live-tools"):
                 await runner.ask("mill")
     assert not EFFECTS
     async with Runner(store, fork, ScriptedEngine(script), agents=CORPUS, live_tools=True) as runner:
