@@ -8,8 +8,6 @@ See https://sqlite.org/wal.html and https://sqlite.org/pragma.html#pragma_synchr
 """
 
 import contextlib
-import errno
-import fcntl
 import os
 import sqlite3
 import threading
@@ -20,6 +18,7 @@ from typing import TypeVar
 
 from treering.events.codec import GENESIS, Record
 from treering.events.errors import LeaseHeld, LeaseLost, RunNotFound, StoreError
+from treering.events.file_leases import FileLease
 from treering.events.holders import holder_of
 from treering.events.log import Blob, InboxRow, RunRow, Segment, clipped
 
@@ -212,14 +211,14 @@ class SQLiteStore:
 
         self._guard(act)
 
-    def acquire(self, run: str, take_over: bool = False) -> "_FileLease":
-        def act() -> _FileLease:
+    def acquire(self, run: str, take_over: bool = False) -> FileLease:
+        def act() -> FileLease:
             connection = self._connection()
             number = self._number(connection, run)
             with contextlib.ExitStack() as locks:
                 with self._transaction(connection):
                     epoch = connection.execute("SELECT epoch FROM leases WHERE n = ?", (number,)).fetchone()[0]
-                    old = _FileLease(self._lock_path(run, epoch), epoch)
+                    old = FileLease(self._lock_path(run, epoch), epoch)
                     locks.callback(old.release)
                     # Again, for whoever only looks holds it for some microseconds.
                     if not any(old.lock() for _ in range(_LOCK_TRIES)) and not take_over:
@@ -228,7 +227,7 @@ class SQLiteStore:
                             "wait for it, stop it, or take the run over with --take-over",
                             old.holder,
                         )
-                    lease = _FileLease(self._lock_path(run, epoch + 1), epoch + 1)
+                    lease = FileLease(self._lock_path(run, epoch + 1), epoch + 1)
                     locks.callback(lease.release)
                     if not lease.lock():
                         raise LeaseHeld(f"expected run {run} to be free, found another process taking it; try again")
@@ -244,7 +243,7 @@ class SQLiteStore:
             connection = self._connection()
             number = self._number(connection, run)
             epoch = connection.execute("SELECT epoch FROM leases WHERE n = ?", (number,)).fetchone()[0]
-            lease = _FileLease(self._lock_path(run, epoch), epoch)
+            lease = FileLease(self._lock_path(run, epoch), epoch)
             return lease.holder if lease.locked else ""
 
         return self._guard(act)
@@ -358,72 +357,6 @@ class SQLiteStore:
                     connection.close()
             self._opened.clear()
         self._locals = threading.local()
-
-
-class _FileLease:
-    """An exclusive lock on one file, which the operating system frees when its process dies."""
-
-    def __init__(self, path: Path, epoch: int) -> None:
-        self._path = path
-        self._epoch = epoch
-        self._file: int | None = None
-
-    @property
-    def epoch(self) -> int:
-        return self._epoch
-
-    def lock(self) -> bool:
-        try:
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise StoreError(f"expected to make the lock file {self._path}, found: {error.strerror}") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(file)
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                return False
-            raise StoreError(f"expected to lock {self._path}, found: {error.strerror}") from error
-        self._file = file
-        with contextlib.suppress(OSError):  # only a help for whoever finds it locked: a full disk does not matter
-            os.truncate(file, 0)
-            os.write(file, str(os.getpid()).encode())
-        return True
-
-    @property
-    def locked(self) -> bool:
-        """Whether anyone has the lock."""
-        try:
-            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise StoreError(f"expected to read the lock file {self._path}, found: {error.strerror}") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(file)
-        return False
-
-    @property
-    def holder(self) -> str:
-        """Who has the lock, in words."""
-        with contextlib.suppress(OSError, ValueError):
-            return f"process {int(self._path.read_text())}"
-        return "another process"
-
-    def discard(self) -> None:
-        """End the lease and remove its file: nobody asks for a past epoch again."""
-        self.release()
-        with contextlib.suppress(FileNotFoundError):
-            self._path.unlink()
-
-    def release(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
 
 
 def _insert_blobs(connection: sqlite3.Connection, blobs: Iterable[Blob]) -> None:
