@@ -29,11 +29,19 @@ __all__ = ["fork"]
 )
 @click.option("--set", "edits", multiple=True, metavar="SEQ=TEXT", help="Let this outcome of a model be TEXT.")
 @click.option("--start", is_flag=True, help="Go on in the fork at once.")
+@click.option("--live-tools", is_flag=True, help="With --start: tools may act where RUN did not call them so.")
 @settings_options(inherited=True)
 @store_option
 @json_option
 def fork(
-    name: str, at: int | None, edits: tuple[str, ...], start: bool, store: str | None, as_json: bool, **options: Any
+    name: str,
+    at: int | None,
+    edits: tuple[str, ...],
+    start: bool,
+    live_tools: bool,
+    store: str | None,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """A new run that shares the past of RUN and can go another way.
 
@@ -58,7 +66,7 @@ def fork(
             made = fork_run(opened, parent, where, wanted, config=config, agent=options["agent"] or "")
             job.run = made
             if start:
-                return print_outcome(await go_on(opened, made, None, engine=engine), as_json)
+                return print_outcome(await go_on(opened, made, None, engine=engine, live_tools=live_tools), as_json)
         if as_json:
             print_json({"run": made, "parent": parent, "cut": opened.row(made).cut})
         else:

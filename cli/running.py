@@ -65,6 +65,7 @@ async def go_on(
     inputs: dict[str, Any] | None = None,
     engine: "Engine | None" = None,
     take_over: bool = False,
+    live_tools: bool = False,
 ) -> dict[str, Any]:
     """Take a run's lease and ask it a question, or (None) resume it; what came of it, as `result_object` gives it.
 
@@ -77,7 +78,7 @@ async def go_on(
     note(f"run {name}")  # first of all: whoever stops this knows how to go on
     async with AsyncExitStack() as stack:
         shown, know = stack.enter_context(watching())
-        runner = Runner(store, name, take_over=take_over, **shown)
+        runner = Runner(store, name, take_over=take_over, live_tools=live_tools, **shown)
         await stack.enter_async_context(runner)
         know(runner.state)
         if question is None and not runner.state.roots:
@@ -184,15 +185,16 @@ def ask(name: str, question: str, store: str | None, as_json: bool) -> None:
 @click.command(short_help="Go on with a run from what is on disk.")
 @click.argument("name", metavar="RUN")
 @click.option("--take-over", is_flag=True, help="Take the run from the process that holds it.")
+@click.option("--live-tools", is_flag=True, help="In a fork: tools may act where the parent did not call them so.")
 @store_option
 @json_option
-def resume(name: str, take_over: bool, store: str | None, as_json: bool) -> None:
+def resume(name: str, take_over: bool, live_tools: bool, store: str | None, as_json: bool) -> None:
     """Go on with a run from what is on disk; what was finished is not paid for again."""
     from treering.cli.interrupting import finish_job
 
     async def work(job: "Job") -> int:
         job.run = find_run(opened, name).run
-        return print_outcome(await go_on(opened, job.run, None, take_over=take_over), as_json)
+        return print_outcome(await go_on(opened, job.run, None, take_over=take_over, live_tools=live_tools), as_json)
 
     with closing(open_store(store)) as opened:
         code = finish_job(work)

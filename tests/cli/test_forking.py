@@ -149,3 +149,27 @@ def test_a_fork_that_is_not_started_is_gone_on_with_by_resume(forks):
     code, out, err = forks.call("resume", made["run"], "--json")
     assert code == 0, err
     assert json.loads(out)["reused"] == 1
+
+
+def test_a_tool_acts_in_a_fork_only_if_it_is_told_to(shell):
+    """What the parent did not call so is refused, and the line names the command that lets it act."""
+    (shell.folder / "mine.py").write_text(
+        "async def act(what: str) -> str:\n"
+        "    with open('done.txt', 'a') as file:\n"
+        "        file.write(what + '\\n')\n"
+        "    return what\n\n\n"
+        "async def agent(task, goal):\n"
+        "    said = (await task.generate(goal, max_tokens=8)).text\n"
+        "    return await task.call(act, what=said.split()[0])\n"
+    )
+    code, out, err = shell.call("run", "go", "--agent", "mine:agent", "--model", "scripted", "--json")
+    assert code == 0, err
+    reply = json.loads(shell.look("events", "last", "--kind", "ModelReplied", "--json")[1])["seq"]
+    code, _, err = shell.call("fork", "last", "--set", f"{reply}=Other", "--start")
+    assert code != 0
+    assert "--live-tools" in err
+    assert "Other" not in (shell.folder / "done.txt").read_text()
+    code, out, err = shell.call("resume", "last", "--live-tools", "--json")
+    assert code == 0, err
+    assert json.loads(out)["answer"] == "Other"
+    assert (shell.folder / "done.txt").read_text().splitlines()[-1] == "Other"
