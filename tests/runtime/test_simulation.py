@@ -133,7 +133,8 @@ def test_the_corpus_keeps_every_invariant(name):
 
 ROOT = ("1", 0, TaskSpawned("1", "a", "g"))
 CHILD = ("1", 1, TaskSpawned("1.1", "a", "g"))
-CALLED = ModelCalled("q", (Entry("user", ("w",), 5),), 10, 20)
+CALLED = ModelCalled("q", (Entry("user", ("w",), 8),), 10, 20)
+FORGOTTEN = msgspec.structs.replace(CALLED, keep=False)
 REPLIED = ModelReplied("answer", tokens=3, usage=Usage(10, 0, 3))
 KEPT = ("1", 1, Remembered("m", "a b", 3))
 CAUSE = Cause(3, "unused")
@@ -149,15 +150,16 @@ BROKEN = {
     "T3": [ROOT, ("1", 2, Sampled("now", msgspec.Raw(b"1"))), ("1", 0, TaskFinished())],
     "T4": [ROOT, CHILD, ("1.1", 0, TaskFinished()), ("1", 2, TaskJoined("1.1")), ("1", 3, TaskJoined("1.1"))],
     "T4 early": [ROOT, CHILD, ("1", 2, TaskJoined("1.1"))],
+    "W2": [ROOT, ("1", 1, ModelCalled("q", (Entry("user", ("w",), 5),), 10, 20))],
     "E1": [ROOT, acts("k", False), acts("k", False)],
     "E1 key": [ROOT, acts("k", True), acts("other", True)],
     "J1": [ROOT, ("1", 1, CALLED), ("1", 1, REPLIED), ("1", 1, REPLIED)],
     "J1 again": [ROOT, ("1", 1, CALLED), ("1", 1, REPLIED), ("1", 1, CALLED)],
-    "B1": [ROOT, *[("1", op, event) for op in range(1, 5) for event in (CALLED, REPLIED)]],
+    "B1": [ROOT, *[("1", op, event) for op in range(1, 5) for event in (FORGOTTEN, REPLIED)]],
     "B1 below": [
         ROOT,
         ("1", 1, TaskSpawned("1.1", "a", "g", budget=Budget(seconds=9.0))),
-        *[("1.1", op, event) for op in range(1, 5) for event in (CALLED, REPLIED)],
+        *[("1.1", op, event) for op in range(1, 5) for event in (FORGOTTEN, REPLIED)],
     ],
     "W1": [ROOT, ("1", 1, msgspec.structs.replace(CALLED, max_tokens=111)), ("1", 1, REPLIED)],
     "M1": [ROOT, ("1", 1, Remembered("m", "a b", 3, pinned=True)), ("1", 0, Evicted("m", 0, CAUSE))],
