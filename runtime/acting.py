@@ -78,8 +78,7 @@ async def perform_act(runner: "Runner", path: str, act: Act, record: OpRecord) -
     if runner.state.tasks[path].status != "running":
         await checkpoint_if_cancelled()  # ended from above: nothing may follow its end
     # Otherwise it is recorded even if a cancellation waits: the tool has acted.
-    seq, _ = runner.sequencer.append(returned, path, act.number, attempt)
-    await runner.sequencer.durable(seq)
+    await runner.sequencer.record(returned, path, act.number, attempt)
     return returned
 
 

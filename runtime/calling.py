@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from treering.runtime.runner import Runner
     from treering.runtime.task import Task
 
-__all__ = ["Answer", "Call", "ModelCalls", "Prompt", "Say", "ref_of"]
+__all__ = ["ModelCalls"]
 
 
 class ModelCalls:
@@ -67,23 +67,12 @@ class ModelCalls:
         self._ready: list[Call] = []
         self._coroutine = current_task()
 
-    def call(
-        self,
-        number: int,
-        prompt: Prompt,
-        system: str | None,
-        max_tokens: int,
-        temperature: float,
-        top_p: float,
-        stop: tuple[str, ...],
-        keep: bool,
-        continuation: str | None,
-    ) -> Call:
-        """A call that is not yet ready. `system` opens a window that is empty."""
+    def says(self, prompt: Prompt, system: str | None) -> list[Say]:
+        """The messages of a prompt. `system` opens a window that is empty."""
         says = [Say((prompt,))] if isinstance(prompt, str) else [prompt] if isinstance(prompt, Say) else list(prompt)
         if system is not None and self._window.empty:  # whichever comes first brings it
             says.insert(0, Say((system,), "system", True))
-        return Call(number, says, max_tokens, temperature, top_p, stop, keep, continuation)
+        return says
 
     async def prepare(self, call: Call) -> None:
         """Make a call ready: what it asks, and room for it in the window."""
@@ -122,8 +111,7 @@ class ModelCalls:
 
     async def _sample(self, call: Call, what: str, value: str | None, request: str = "") -> None:
         event = Sampled(what, msgspec.Raw(to_json(value)), request)
-        seq, _ = self._runner.sequencer.append(event, self._path, call.number)
-        await self._runner.sequencer.durable(seq)
+        await self._runner.sequencer.record(event, self._path, call.number)
 
     def _finish_ready(self) -> None:
         """Fix the prompts of the calls of one await, once all are ready.
@@ -320,8 +308,7 @@ class ModelCalls:
         # One that never began has an outcome, and no call: nothing was sent, and nothing is charged.
         attempt = max(1, call.attempt, call.record.attempts)
         replied = ModelReplied(failure=Failure("cancelled", reason), usage=Usage(seconds=call.seconds))
-        seq, _ = self._runner.sequencer.append(replied, self._path, call.number, attempt)
-        await self._runner.sequencer.durable(seq)
+        await self._runner.sequencer.record(replied, self._path, call.number, attempt)
 
     def settle(self) -> None:
         """What came since enters the window in the order of ops."""

@@ -61,8 +61,7 @@ async def compact(
         reason,
         by,
     )
-    seq, _ = runner.sequencer.append(event, task.path, number)
-    await runner.sequencer.durable(seq)
+    await runner.sequencer.record(event, task.path, number)
     return event
 
 

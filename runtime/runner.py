@@ -410,8 +410,7 @@ class Runner:
             await checkpoint_if_cancelled()
             for child in self._children_running(path):
                 self.cancel_tree(child, "its parent ended")
-            seq, _ = self.sequencer.append(event, path)
-            await self.sequencer.durable(seq)
+            await self.sequencer.record(event, path)
         self.journal.forget(path)
         self._set_ended(running, event)
 
@@ -594,8 +593,7 @@ class Runner:
                 raise
             except TreeringError:
                 reply = ""
-        seq, _ = self.sequencer.append(TaskFinished(msgspec.Raw(to_json(bool(reply)))), path)
-        await self.sequencer.durable(seq)
+        await self.sequencer.record(TaskFinished(msgspec.Raw(to_json(bool(reply)))), path)
         return reply, path
 
 

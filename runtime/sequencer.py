@@ -89,6 +89,13 @@ class Sequencer:
             self._writer.soon(self._fly)
         return first.seq, outcome
 
+    async def record(
+        self, event: Event, task: str = "", op: int = 0, attempt: int = 1, blobs: Sequence[Blob] = ()
+    ) -> None:
+        """Append an event and return once it is on disk. Raises StoreError if it will never be."""
+        seq, _ = self.append(event, task, op, attempt, blobs)
+        await self.durable(seq)
+
     def keep(self, blob: Blob) -> None:
         """A blob that is committed with the next event."""
         self._blobs.append(blob)

@@ -15,7 +15,6 @@ from anyio.lowlevel import checkpoint_if_cancelled
 from treering.events.catalogue import (
     Budget,
     Failure,
-    HitRecord,
     InputAdded,
     MemoryRef,
     Recalled,
@@ -38,7 +37,7 @@ from treering.events.log import Blob
 from treering.memory.hierarchy import memory_id, normalise
 from treering.memory.recall import Hit, Query, check_unicode
 from treering.runtime.acting import Act, current_call_key, perform_act
-from treering.runtime.calling import Answer, ModelCalls, Prompt, Say, ref_of
+from treering.runtime.calling import ModelCalls
 from treering.runtime.digests import plain_digest, spawn_digest
 from treering.runtime.engine import Message
 from treering.runtime.errors import (
@@ -53,6 +52,7 @@ from treering.runtime.errors import (
 )
 from treering.runtime.journal import OpRecord
 from treering.runtime.ops import Op, abandon_all, prepare_all, run_together, run_until_first, settled
+from treering.runtime.prompts import Answer, Call, Prompt, Say, ref_of
 from treering.runtime.recalling import past_of, sources_seen
 from treering.runtime.registry import AgentFunction
 from treering.runtime.seams import current_task
@@ -64,6 +64,7 @@ if TYPE_CHECKING:
 __all__ = ["Answer", "Child", "Prompt", "Say", "Task", "TaskLimits", "current_call_key"]
 
 T = TypeVar("T")
+E = TypeVar("E", Remembered, Recalled, Used)
 
 _QUERY_CHARACTERS = 2000
 
@@ -323,17 +324,15 @@ class Task:
             ended = await self._runner.wait_child(child.path)
             if record.outcome is None:
                 self._runner.need_live(self.path, number, "join")
-                seq, _ = self._runner.sequencer.append(TaskJoined(child.path, request), self.path, number)
-                await self._runner.sequencer.durable(seq)
+                await self._runner.sequencer.record(TaskJoined(child.path, request), self.path, number)
             return self._child_result(child, ended)
 
         async def abandon(reason: str) -> None:
             if not self._state.closed(number):
                 self._runner.cancel_tree(child.path, reason, more=True)
-                seq, _ = self._runner.sequencer.append(
+                await self._runner.sequencer.record(
                     Sampled("abandoned", msgspec.Raw(to_json(reason))), self.path, number
                 )
-                await self._runner.sequencer.durable(seq)
 
         return Op(self, number, "join", perform, abandon=abandon)
 
@@ -379,7 +378,9 @@ class Task:
 
         `system` opens an empty window and stays verbatim. Raises ModelFailed, BudgetExceeded, WindowTooSmall.
         """
-        return self._model_op(prompt, system, max_tokens, temperature, top_p, tuple(stop), keep, None)
+        says = self._calls.says(prompt, system)
+        call = Call(self._next(), says, max_tokens, temperature, top_p, tuple(stop), keep, None)
+        return self._model_op("generate", call, lambda: self._calls.perform(call))
 
     @property
     def can_score(self) -> bool:
@@ -394,35 +395,17 @@ class Task:
 
         Such an engine is not called; see `can_score`.
         """
-        inner = self._model_op(prompt, system, 0, 0.0, 1.0, (), False, continuation)
-        perform = inner.perform
+        call = Call(self._next(), self._calls.says(prompt, system), 0, 0.0, 1.0, (), False, continuation)
 
         async def mean() -> float | None:
-            return (await perform()).logprob
+            return (await self._calls.perform(call)).logprob
 
-        inner.perform = mean  # type: ignore[assignment]
-        return inner  # type: ignore[return-value]
+        return self._model_op("score", call, mean)
 
-    def _model_op(
-        self,
-        prompt: Prompt,
-        system: str | None,
-        max_tokens: int,
-        temperature: float,
-        top_p: float,
-        stop: tuple[str, ...],
-        keep: bool,
-        continuation: str | None,
-    ) -> Op[Answer]:
-        number, calls = self._next(), self._calls
-        call = calls.call(number, prompt, system, max_tokens, temperature, top_p, stop, keep, continuation)
+    def _model_op(self, what: str, call: Call, perform: Callable[[], Awaitable[T]]) -> Op[T]:
+        calls = self._calls
         return Op(
-            self,
-            number,
-            "generate" if continuation is None else "score",
-            lambda: calls.perform(call),
-            lambda: calls.prepare(call),
-            lambda reason: calls.abandon(call, reason),
+            self, call.number, what, perform, lambda: calls.prepare(call), lambda reason: calls.abandon(call, reason)
         )
 
     def compact(self) -> Op[int]:
@@ -463,31 +446,19 @@ class Task:
     def remember(self, text: str, *, sources: Sequence[Ref | Hit] = (), pinned: bool = False) -> Op[MemoryRef]:
         """Keep `text`, with where it came from. The same text kept twice is one memory, used again."""
         check_unicode(text)
-        number = self._next()
         refs = _refs(sources)
+        request = plain_digest("remember", text, msgspec.to_builtins(refs), pinned)
 
-        kept: tuple[int, str] = (0, "")
-
-        async def prepare() -> None:
-            nonlocal kept
-            request = plain_digest("remember", text, msgspec.to_builtins(refs), pinned)
-            record = self._take(number, request, text)
-            if isinstance(record.outcome, Remembered):
-                kept = record.seq, record.outcome.id
-                return
-            self._runner.need_live(self.path, number, "remember")
+        def make(number: int) -> Remembered:
             plain = normalise(text)
             tokens = self._runner.count(Message("user", plain))
-            event = Remembered(memory_id(plain), plain, tokens, refs, pinned, request)
-            kept = self._runner.sequencer.append(event, self.path, number)[0], event.id
+            return Remembered(memory_id(plain), plain, tokens, refs, pinned, request)
 
-        async def perform() -> MemoryRef:
-            seq, id = kept
-            await self._runner.sequencer.durable(seq)
-            self._told[id] = tuple(dict.fromkeys((*self._told.get(id, ()), *refs)))
-            return MemoryRef(id)
+        def give(kept: Remembered) -> MemoryRef:
+            self._told[kept.id] = tuple(dict.fromkeys((*self._told.get(kept.id, ()), *refs)))
+            return MemoryRef(kept.id)
 
-        return Op(self, number, "remember", perform, prepare)
+        return self._noted("remember", Remembered, request, text, make, give)
 
     def recall(
         self,
@@ -509,51 +480,60 @@ class Task:
         this task's window by reference or are named by `use`.
         """
         asked = Query(query, k, over, task, source, min_age_tokens, max_age_tokens, deep)
-        number = self._next()
+        request = _recall_digest(asked, access)
 
-        found: tuple[int, tuple[HitRecord, ...]] = (0, ())
-
-        async def prepare() -> None:
-            # Before anything beside it is performed: what it finds must not depend on which of them is quicker.
-            nonlocal found
-            request = _recall_digest(asked, access)
-            record = self._take(number, request, query)
-            if isinstance(record.outcome, Recalled):
-                found = record.seq, record.outcome.hits
-                return
-            self._runner.need_live(self.path, number, "recall")
+        def make(number: int) -> Recalled:
             hits = self._runner.recaller.recall(self._runner.state, self.path, number, asked)
-            event = Recalled(_shortened(query), hits, request, access)
-            found = self._runner.sequencer.append(event, self.path, number)[0], hits
+            return Recalled(_shortened(query), hits, request, access)
 
-        async def perform() -> list[Hit]:
-            await self._runner.sequencer.durable(found[0])
-            hits = [self._runner.recaller.hit(self._runner.state, hit) for hit in found[1]]
+        def give(recalled: Recalled) -> list[Hit]:
+            hits = [self._runner.recaller.hit(self._runner.state, hit) for hit in recalled.hits]
             self._told.update({hit.ref.id: hit.refs for hit in hits if isinstance(hit.ref, MemoryRef)})
             return hits
 
-        return Op(self, number, "recall", perform, prepare)
+        return self._noted("recall", Recalled, request, query, make, give)
 
     def use(self, *found: Ref | Hit) -> Op[None]:
         """Record what an answer rests on. The memories among `found` are accessed by this."""
-        number = self._next()
         refs = _refs(found)
+        request = plain_digest("use", msgspec.to_builtins(refs))
+        return self._noted(
+            "use", Used, request, f"use of {len(refs)}", lambda number: Used(refs, request), lambda used: None
+        )
 
-        kept = 0
+    def _noted(
+        self,
+        what: str,
+        kind: type[E],
+        request: str,
+        asked: str,
+        make: Callable[[int], E],
+        give: Callable[[E], T],
+    ) -> Op[T]:
+        """An op whose outcome is made at once, of what the task knows.
+
+        Before anything beside it is performed: what it finds must not depend on which of them is quicker.
+        """
+        number = self._next()
+        outcome: tuple[int, E] | None = None
 
         async def prepare() -> None:
-            nonlocal kept
-            request = plain_digest("use", msgspec.to_builtins(refs))
-            record = self._take(number, request, f"use of {len(refs)}")
-            kept = record.seq
-            if record.outcome is None:
-                self._runner.need_live(self.path, number, "use")
-                kept, _ = self._runner.sequencer.append(Used(refs, request), self.path, number)
+            nonlocal outcome
+            record = self._take(number, request, asked)
+            if isinstance(record.outcome, kind):
+                outcome = record.seq, record.outcome
+                return
+            self._runner.need_live(self.path, number, what)
+            made = make(number)
+            outcome = self._runner.sequencer.append(made, self.path, number)[0], made
 
-        async def perform() -> None:
-            await self._runner.sequencer.durable(kept)
+        async def perform() -> T:
+            assert outcome is not None  # prepared before
+            seq, event = outcome
+            await self._runner.sequencer.durable(seq)
+            return give(event)
 
-        return Op(self, number, "use", perform, prepare)
+        return Op(self, number, what, perform, prepare)
 
     def add_input(self, path: str, root: str | None = None) -> Op[InputAdded]:
         """Read a file as text, once; from then on it is a source of the run. Raises InputError."""
@@ -583,8 +563,7 @@ class Task:
                 )
                 self._runner.texts.keep(digest, found.text)
                 blobs = (Blob(digest, found.text),)
-            seq, _ = self._runner.sequencer.append(event, self.path, number, blobs=blobs)
-            await self._runner.sequencer.durable(seq)
+            await self._runner.sequencer.record(event, self.path, number, blobs=blobs)
             return event
 
         return Op(self, number, "input", perform, abandon=lambda reason: self._give_up(number, reason))
@@ -629,10 +608,9 @@ class Task:
 
         async def abandon(reason: str) -> None:
             if not self._state.closed(number):
-                seq, _ = self._runner.sequencer.append(
+                await self._runner.sequencer.record(
                     ToolReturned(failure=Failure("cancelled", reason)), self.path, number
                 )
-                await self._runner.sequencer.durable(seq)
 
         return Op(self, number, "call", perform, abandon=abandon)
 
@@ -668,8 +646,7 @@ class Task:
 
     async def _sample(self, number: int, what: str, value: Any, request: str) -> None:
         self._runner.need_live(self.path, number, what)
-        seq, _ = self._runner.sequencer.append(Sampled(what, msgspec.Raw(to_json(value)), request), self.path, number)
-        await self._runner.sequencer.durable(seq)
+        await self._runner.sequencer.record(Sampled(what, msgspec.Raw(to_json(value)), request), self.path, number)
 
     # --- the end --------------------------------------------------------------------------------------------
 

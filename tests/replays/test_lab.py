@@ -25,7 +25,7 @@ from treering.replays import lab
 from treering.replays.lab import examine, size_of
 from treering.replays.optimum import optimum
 from treering.replays.traces import ACCESS, END, WRITE, Trace, read_run, read_trace
-from treering.runtime.calling import Say
+from treering.runtime.prompts import Say
 from treering.runtime.runner import Runner, create_run
 from treering.runtime.task import Task
 from treering.runtime.testing import ScriptedEngine

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from treering.events.catalogue import Budget
 from treering.events.errors import TreeringError
 from treering.memory.recall import Hit
-from treering.runtime.calling import Say
+from treering.runtime.prompts import Say
 from treering.runtime.task import Child, Task
 
 __all__ = ["HOURS", "interpret", "loose_programs", "programs", "steady_programs"]

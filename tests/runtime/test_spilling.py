@@ -13,7 +13,7 @@ from laws import config_for
 from treering.events.codec import decode, text_digest
 from treering.events.errors import Divergence
 from treering.events.in_memory import InMemoryStore
-from treering.runtime.calling import Say
+from treering.runtime.prompts import Say
 from treering.runtime.runner import Runner, create_run
 from treering.runtime.testing import ScriptedEngine
 
