@@ -35,14 +35,14 @@ class Pool(msgspec.Struct, gc=False):
 def open_pool(pools: dict[str, Pool], path: str, limit: Budget, parent: str) -> None:
     """A pool of its own for the task `path`, set aside from `parent`, the path of the pool above."""
     pools[path] = Pool(limit, parent)
-    _set_aside(pools, parent, limit, 1)
+    reserve(pools, parent, limit.tokens or 0, limit.seconds or 0.0, limit.cost_micros or 0)
 
 
 def close_pool(pools: dict[str, Pool], path: str) -> None:
     """Give back what was set aside, and count what was used of it above."""
     own = pools.pop(path)
     limit = own.limit
-    _set_aside(pools, own.parent, limit, -1)
+    reserve(pools, own.parent, -(limit.tokens or 0), -(limit.seconds or 0.0), -(limit.cost_micros or 0))
     # What it did not limit was counted above as it was used.
     charge(
         pools,
@@ -54,12 +54,22 @@ def close_pool(pools: dict[str, Pool], path: str) -> None:
     )
 
 
-def reserve(pools: dict[str, Pool], path: str, tokens: int) -> None:
-    """Reserve tokens, or give them back where `tokens` is negative."""
-    while path:
+def reserve(pools: dict[str, Pool], path: str, tokens: int = 0, seconds: float = 0.0, cost_micros: int = 0) -> None:
+    """Reserve what may yet be used, or give it back where it is negative."""
+    while path and (tokens or seconds or cost_micros):
         pool = pools[path]
         pool.reserved += tokens
-        path = "" if pool.limit.tokens is not None else pool.parent
+        pool.reserved_seconds = round(pool.reserved_seconds + seconds, _PRECISION)
+        pool.reserved_cost += cost_micros
+        # What a pool limits itself was set aside above: there it is no news.
+        limit = pool.limit
+        if limit.tokens is not None:
+            tokens = 0
+        if limit.seconds is not None:
+            seconds = 0.0
+        if limit.cost_micros is not None:
+            cost_micros = 0
+        path = pool.parent
 
 
 def charge(
@@ -70,23 +80,21 @@ def charge(
     cost_micros: int = 0,
     system: int = 0,
 ) -> None:
-    """Count what was used."""
-    at = path if tokens else ""
-    while at:
-        pool = pools[at]
+    """Count what was used; `system` is the part of `tokens` that compactions used."""
+    while path and (tokens or seconds or cost_micros):
+        pool = pools[path]
         pool.tokens += tokens
         pool.system += system
-        at = "" if pool.limit.tokens is not None else pool.parent
-    at = path if seconds else ""
-    while at:
-        pool = pools[at]
         pool.seconds = round(pool.seconds + seconds, _PRECISION)
-        at = "" if pool.limit.seconds is not None else pool.parent
-    at = path if cost_micros else ""
-    while at:
-        pool = pools[at]
         pool.cost_micros += cost_micros
-        at = "" if pool.limit.cost_micros is not None else pool.parent
+        limit = pool.limit
+        if limit.tokens is not None:
+            tokens = system = 0
+        if limit.seconds is not None:
+            seconds = 0.0
+        if limit.cost_micros is not None:
+            cost_micros = 0
+        path = pool.parent
 
 
 def over_limit(
@@ -115,17 +123,3 @@ def over_limit(
             cost_left = False
         path = pool.parent
     return None
-
-
-def _set_aside(pools: dict[str, Pool], path: str, limit: Budget, sign: int) -> None:
-    reserve(pools, path, sign * (limit.tokens or 0))
-    at = path if limit.seconds is not None else ""
-    while at:
-        pool = pools[at]
-        pool.reserved_seconds = round(pool.reserved_seconds + sign * (limit.seconds or 0.0), _PRECISION)
-        at = "" if pool.limit.seconds is not None else pool.parent
-    at = path if limit.cost_micros is not None else ""
-    while at:
-        pool = pools[at]
-        pool.reserved_cost += sign * (limit.cost_micros or 0)
-        at = "" if pool.limit.cost_micros is not None else pool.parent
