@@ -12,8 +12,6 @@ import msgspec
 
 from treering.cli.configuring import loaded, on_engine
 from treering.cli.sharing import write_lines
-from treering.events.catalogue import TaskSpawned
-from treering.events.codec import decode
 from treering.events.errors import Divergence, TreeringError
 from treering.events.in_memory import InMemoryStore
 from treering.replays.exporting import export_lines, import_log
@@ -21,8 +19,7 @@ from treering.runtime.engine import Engine
 from treering.runtime.errors import ReplayEnded
 from treering.runtime.journal import Reuse
 from treering.runtime.registry import AgentFunction
-from treering.runtime.runner import Runner, create_run, open_log
-from treering.runtime.state import RunState
+from treering.runtime.runner import Runner, create_run, open_log, spawned_at
 
 __all__ = ["Replayed", "accept_log", "replay_log"]
 
@@ -81,7 +78,7 @@ def accept_log(
             runner = await stack.enter_async_context(Runner(store, run, asked, agents=agents))
             runner.reuse = Reuse(lambda: journal, (), True)
             for root in before.roots:
-                question = _question(store, old, before, root)
+                question = spawned_at(store, old, before.tasks[root].spawned)
                 outcome = await runner.ask(question.goal, msgspec.json.decode(question.inputs))
                 if outcome.status != before.tasks[root].status:
                     return f"the changed agent {outcome.status} ({outcome.error}); {path} is as it was", ""
@@ -93,10 +90,3 @@ def accept_log(
         return anyio.run(ask, import_log(store, path).run)
     except TreeringError as error:
         return f"{error}; {path} is as it was", ""
-
-
-def _question(store: InMemoryStore, run: str, state: RunState, root: str) -> TaskSpawned:
-    seq = state.tasks[root].spawned
-    event = decode(next(iter(store.read(run, after=seq - 1, until=seq)))).event
-    assert isinstance(event, TaskSpawned)
-    return event

@@ -6,9 +6,9 @@ Invariant: the same promises as any other store, but for surviving the process.
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 
-from treering.events.codec import GENESIS, Record, decode_header
+from treering.events.codec import GENESIS, Record
 from treering.events.errors import LeaseHeld, LeaseLost, RunNotFound, StoreError
-from treering.events.log import Blob, InboxRow, RunRow, clipped, lineage
+from treering.events.log import Blob, InboxRow, RunRow, clipped, lineage, selected
 
 __all__ = ["InMemoryStore"]
 
@@ -83,19 +83,15 @@ class InMemoryStore:
         kinds: Iterable[str] | None = None,
     ) -> Iterator[Record]:
         self.row(run)
-        wanted = None if kinds is None else frozenset(kinds)
+        yield from selected(self._records_of(run, after, until), task, kinds)
+
+    def _records_of(self, run: str, after: int, until: int | None) -> Iterator[Record]:
         for part in clipped(self.row, run, after, until):
             # Seqs are dense within a run's own part, so that the place of each is known.
             first = self._rows[part.run].cut
-            high = None if part.until is None else part.until - first
-            for record in self._records[part.run][part.after - first : high]:
-                if task is not None or wanted is not None:
-                    header = decode_header(record.header)
-                    if (task is not None and header.task != task) or (
-                        wanted is not None and header.kind not in wanted
-                    ):
-                        continue
-                yield record
+            yield from self._records[part.run][
+                part.after - first : None if part.until is None else part.until - first
+            ]
 
     def head(self, run: str) -> tuple[int, bytes]:
         self.row(run)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from treering.events.codec import Record
+from treering.events.codec import Record, decode_header
 from treering.events.errors import RunNotFound
 
 __all__ = [
@@ -23,7 +23,9 @@ __all__ = [
     "clipped",
     "find_run",
     "lineage",
+    "record_at",
     "root_of_cut",
+    "selected",
 ]
 
 
@@ -160,6 +162,23 @@ def clipped(row_of: Callable[[str], RunRow], run: str, after: int, until: int | 
         if high is None or low < high:
             found.append(Segment(segment.run, low, high))
     return found
+
+
+def selected(records: Iterable[Record], task: str | None, kinds: Iterable[str] | None) -> Iterator[Record]:
+    """Those of a task and of these kinds (None: of all), for stores that cannot ask for them."""
+    if task is None and kinds is None:
+        yield from records
+        return
+    wanted = None if kinds is None else frozenset(kinds)
+    for record in records:
+        header = decode_header(record.header)
+        if (task is None or header.task == task) and (wanted is None or header.kind in wanted):
+            yield record
+
+
+def record_at(log: LogReader, run: str, seq: int) -> Record:
+    """Event `seq` of a run's lineage, which must be there."""
+    return next(iter(log.read(run, after=seq - 1, until=seq)))
 
 
 def root_of_cut(row_of: Callable[[str], RunRow], parent: str, cut: int) -> str:

@@ -12,15 +12,15 @@ from typing import Any
 
 import msgspec
 
-from treering.events.catalogue import ModelReplied, TaskSpawned
+from treering.events.catalogue import ModelReplied
 from treering.events.codec import decode
 from treering.events.errors import UsageError
-from treering.events.log import LogStore
+from treering.events.log import LogStore, record_at
 from treering.replays.comparing import align
 from treering.replays.showing import state_at
 from treering.runtime.engine import Engine
 from treering.runtime.registry import AgentFunction
-from treering.runtime.runner import Outcome, Runner, fork_run
+from treering.runtime.runner import Outcome, Runner, fork_run, spawned_at
 
 __all__ = ["Candidate", "Found", "Trial", "bisect", "candidates_of", "outcome_of"]
 
@@ -78,7 +78,7 @@ def candidates_of(store: LogStore, good: str, bad: str) -> list[Candidate]:
 
 def _reply(store: LogStore, run: str, seq: int) -> str | None:
     """What a model answered; None if it failed, or its text was destroyed."""
-    event = decode(next(iter(store.read(run, after=seq - 1, until=seq)))).event
+    event = decode(record_at(store, run, seq)).event
     return event.text if isinstance(event, ModelReplied) and event.failure is None else None
 
 
@@ -145,9 +145,7 @@ async def _go_on(
     async with Runner(store, run, engine, agents=agents) as runner:
         outcome = await runner.resume()
         for root in state.roots[len(runner.state.roots) :]:
-            seq = state.tasks[root].spawned
-            asked = decode(next(iter(store.read(good, after=seq - 1, until=seq)))).event
-            assert isinstance(asked, TaskSpawned)
+            asked = spawned_at(store, good, state.tasks[root].spawned)
             outcome = await runner.ask(asked.goal, msgspec.json.decode(asked.inputs))
     calls = 0
     for record in store.read(run, after=before, kinds=["ModelReplied"]):

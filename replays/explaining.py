@@ -23,7 +23,7 @@ from treering.events.catalogue import (
     ToolReturned,
 )
 from treering.events.codec import decode, to_json
-from treering.events.log import LogStore
+from treering.events.log import LogStore, record_at
 from treering.memory.hierarchy import TRUNK
 from treering.replays.comparing import Alignment, Parting, Recorded, TaskLog, align, partings
 from treering.replays.showing import messages_of, state_at
@@ -346,7 +346,7 @@ _BROUGHT = {
 
 
 def _read_one(store: LogStore, run: str, seq: int) -> Event | None:
-    return decode(next(iter(store.read(run, after=seq - 1, until=seq)))).event if seq else None
+    return decode(record_at(store, run, seq)).event if seq else None
 
 
 def _prompts(store: LogStore, run: str, wanted: set[int]) -> dict[int, str]:

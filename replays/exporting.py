@@ -18,7 +18,7 @@ import msgspec
 from treering.events.catalogue import InputAdded, ModelCalled, RunForked
 from treering.events.codec import Record, decode, decode_header, text_digest, to_json
 from treering.events.errors import RunNotFound, UsageError
-from treering.events.log import Blob, LogReader, LogStore, RunRow, clipped, lineage
+from treering.events.log import Blob, LogReader, LogStore, RunRow, clipped, lineage, record_at, selected
 from treering.replays.verifying import verify
 
 __all__ = ["ExportedLog", "Imported", "export_lines", "import_log"]
@@ -121,7 +121,7 @@ def _parts(store: LogReader, run: str) -> list[tuple[RunRow, int]]:
     names = [run]
     row = store.row(run)
     if row.parent:
-        first = decode(next(iter(store.read(run, after=row.cut, until=row.cut + 1)))).event
+        first = decode(record_at(store, run, row.cut + 1)).event
         if isinstance(first, RunForked) and first.reuse:
             names.insert(0, first.parent)
     for name in names:
@@ -212,20 +212,15 @@ class ExportedLog:
         task: str | None = None,
         kinds: Iterable[str] | None = None,
     ) -> Iterator[Record]:
-        wanted = None if kinds is None else frozenset(kinds)
+        yield from selected(self._records_of(run, after, until), task, kinds)
+
+    def _records_of(self, run: str, after: int, until: int | None) -> Iterator[Record]:
         for part in clipped(self.row, run, after, until):
             for record in self._own(part.run):
                 if part.until is not None and record.seq > part.until:
                     break
-                if record.seq <= part.after:
-                    continue
-                if task is not None or wanted is not None:
-                    header = decode_header(record.header)
-                    if (task is not None and header.task != task) or (
-                        wanted is not None and header.kind not in wanted
-                    ):
-                        continue
-                yield record
+                if record.seq > part.after:
+                    yield record
 
     def _own(self, run: str) -> Iterator[Record]:
         with self.path.open("rb") as file:
@@ -350,7 +345,7 @@ def import_log(store: LogStore, path: Path) -> Imported:
 
 def _check_same(store: LogStore, log: ExportedLog, row: RunRow, here: RunRow) -> None:
     last = min(store.head(row.run)[0], log.head(row.run)[0])
-    there = [next(iter(one.read(row.run, after=last - 1, until=last))).digest for one in (store, log)]
+    there = [record_at(one, row.run, last).digest for one in (store, log)]
     if (here.parent, here.cut) != (row.parent, row.cut) or there[0] != there[1]:
         raise UsageError(
             f"expected run {row.run} of {log.path} to be new or the same, found another in this store: it went its own "
@@ -363,7 +358,7 @@ def _take_in(store: LogStore, log: ExportedLog, row: RunRow, is_here: bool) -> i
     first = store.head(row.run)[0] if is_here else row.cut
     count = log.head(row.run)[0] - first
     if not is_here:
-        store.create(row, (record for record in log.read(row.run, after=row.cut)), log.blobs(row.run))
+        store.create(row, log.read(row.run, after=row.cut), log.blobs(row.run))
         # Who goes on with it is not its first writer: as many writers as it had are in the past.
         for _ in range(log.resumed.get(row.run, 0) + 1):
             store.acquire(row.run).release()

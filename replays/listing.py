@@ -8,7 +8,7 @@ import msgspec
 
 from treering.events.catalogue import RunStarted, TaskSpawned
 from treering.events.codec import decode, decode_header
-from treering.events.log import LogStore, RunRow
+from treering.events.log import LogStore, RunRow, record_at
 
 __all__ = ["Summary", "elapsed_s", "standing", "summarise"]
 
@@ -30,14 +30,14 @@ class Summary(msgspec.Struct, frozen=True):
 
 def elapsed_s(store: LogStore, run: str, until: int | None = None) -> float:
     """For how long somebody went on with a run, up to event `until`: not from one's last event to the next's first."""
-    total = began = last = 0
-    for record in store.read(run, until=until):
-        header = decode_header(record.header)
-        if header.kind in ("RunStarted", "RunResumed", "RunForked"):
-            total += last - began
-            began = header.at
-        last = header.at
-    return (total + last - began) / 1000
+    last = store.head(run)[0] if until is None else until
+    begins = [record.seq for record in store.read(run, until=last, kinds=("RunStarted", "RunResumed", "RunForked"))]
+    ends = [*(seq - 1 for seq in begins[1:]), last]
+
+    def at(seq: int) -> int:
+        return decode_header(record_at(store, run, seq).header).at
+
+    return sum(at(end) - at(begin) for begin, end in zip(begins, ends, strict=True)) / 1000
 
 
 def standing(store: LogStore, run: str, status: str) -> str:

@@ -8,7 +8,7 @@ import msgspec
 from treering.events.catalogue import ModelCalled, ModelReplied, Ref
 from treering.events.codec import decode
 from treering.events.errors import UsageError
-from treering.events.log import LogStore
+from treering.events.log import LogStore, record_at
 from treering.memory.windows import render
 from treering.runtime.engine import Message
 from treering.runtime.runner import open_log
@@ -42,7 +42,7 @@ def state_at(store: LogStore, run: str, at: int | None = None) -> RunState:
 def prompt_of(store: LogStore, run: str, seq: int) -> Prompt:
     """The prompt of the model call that event `seq` is the call or the reply of."""
     _check_seq(store, run, seq)
-    header = decode(next(iter(store.read(run, after=seq - 1, until=seq)))).header
+    header = decode(record_at(store, run, seq)).header
     if header.kind not in ("ModelCalled", "ModelReplied"):
         raise UsageError(f"expected event {seq} to be a model call (ModelCalled, ModelReplied), found {header.kind}")
     called: ModelCalled | None = None

@@ -20,7 +20,7 @@ from treering.events.catalogue import (
 )
 from treering.events.codec import Record, Stored, decode, decode_header, seal
 from treering.events.errors import UsageError
-from treering.events.log import LogStore, RunRow, root_of_cut
+from treering.events.log import LogStore, RunRow, record_at, root_of_cut
 from treering.runtime.deriving import DERIVED
 from treering.runtime.seams import Seams, World, new_run_id
 
@@ -56,7 +56,7 @@ def fork_run(
         asked = TaskSpawned(asked.path, agent, asked.goal, asked.inputs)
     elif not edits:
         cut = _with_derived(store, parent, cut)
-    at_cut = next(iter(store.read(parent, after=cut - 1, until=cut)))
+    at_cut = record_at(store, parent, cut)
     owner = root_of_cut(store.row, parent, cut)
     run = new_run_id(seams)
     takes_over = bool(edits or agent) if reuse is None else reuse
@@ -86,7 +86,7 @@ def cut_before(store: LogStore, parent: str, at: int, edited: Sequence[int]) -> 
 
 def cut_without(store: LogStore, run: str, seq: int) -> int:
     """The last event that a fork can share which does not share event `seq`."""
-    while (record := next(iter(store.read(run, after=seq - 1, until=seq)))).seq > 1 and _shares(store, run, record):
+    while (record := record_at(store, run, seq)).seq > 1 and _shares(store, run, record):
         seq -= 1
     return seq - 1
 
@@ -104,7 +104,7 @@ def _shares(store: LogStore, run: str, record: Record) -> bool:
     """Whether an event shares the transaction of the one before it, and so stays with it in a fork."""
     event = decode(record).event
     if isinstance(event, TaskCancelled | Sampled):  # tasks are ended with the op that ended them
-        before = next(iter(store.read(run, after=record.seq - 2, until=record.seq - 1)))
+        before = record_at(store, run, record.seq - 1)
         by_an_op = isinstance(event, TaskCancelled) or event.what in ("cancel", "abandoned")
         return by_an_op and decode(before).header.kind == "TaskCancelled"
     return isinstance(event, (*DERIVED, Refused))

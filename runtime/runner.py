@@ -31,7 +31,7 @@ from treering.events.catalogue import (
 from treering.events.codec import GENESIS, decode, seal, to_json
 from treering.events.errors import Divergence, StoreError, TreeringError, UsageError
 from treering.events.in_memory import InMemoryStore
-from treering.events.log import Blob, Lease, LogStore, RunRow
+from treering.events.log import Blob, Lease, LogStore, RunRow, record_at
 from treering.memory.compaction import extract
 from treering.memory.retention import parse_retention
 from treering.runtime.divergence import diverged, fork_advice, raised_at
@@ -49,7 +49,7 @@ from treering.runtime.state import RunState, evolve, new_state, parent_path
 from treering.runtime.task import Task
 from treering.runtime.texts import Texts
 
-__all__ = ["CODE_VERSION", "Outcome", "Runner", "check_own", "create_run", "fork_run", "open_log"]
+__all__ = ["CODE_VERSION", "Outcome", "Runner", "check_own", "create_run", "fork_run", "open_log", "spawned_at"]
 
 CODE_VERSION = "0.1.0"
 _FATAL = (Divergence, NotRunInFork, OutcomeUnknown, ReplayEnded, StoreError)
@@ -80,6 +80,13 @@ def open_log(
             configs.append((stored.header.seq, state.config))
         head = record.digest
     return state, journal, head, configs
+
+
+def spawned_at(store: LogStore, run: str, seq: int) -> TaskSpawned:
+    """How a task began, by the event that began it."""
+    event = decode(record_at(store, run, seq)).event
+    assert isinstance(event, TaskSpawned)
+    return event
 
 
 def check_own(run: str, config: RunConfig) -> None:
@@ -208,7 +215,7 @@ class Runner:
         row = self.store.row(self.run)
         if not row.parent:
             return None
-        event = decode(next(iter(self.store.read(self.run, after=row.cut, until=row.cut + 1)))).event
+        event = decode(record_at(self.store, self.run, row.cut + 1)).event
         return event if isinstance(event, RunForked) else None
 
     def _stop(self, error: BaseException) -> None:
@@ -283,7 +290,7 @@ class Runner:
         return [await self._again(path, enter=True) for path in list(self.state.roots)]
 
     async def _again(self, path: str, enter: bool = False) -> Outcome:
-        spawned = self._spawned_event(path)
+        spawned = spawned_at(self.store, self.run, self.state.tasks[path].spawned)
         running = self._running.get(path)
         ended = self.journal.ended(path) or (running.ended if running else None)
         if ended is not None and not enter:
@@ -293,12 +300,6 @@ class Runner:
         agent = "" if another else spawned.agent
         _, function = self.agents.resolve(agent or (self._config or self.state.config).agent)
         return await self._root(path, function, spawned.goal, bytes(spawned.inputs))
-
-    def _spawned_event(self, path: str) -> TaskSpawned:
-        seq = self.state.tasks[path].spawned
-        event = decode(next(iter(self.store.read(self.run, after=seq - 1, until=seq)))).event
-        assert isinstance(event, TaskSpawned)
-        return event
 
     async def _root(self, path: str, function: AgentFunction, goal: str, inputs: bytes) -> Outcome:
         if self.reuse is not None:
