@@ -17,7 +17,7 @@ from treering.events.log import find_run
 
 if TYPE_CHECKING:
     from treering.replays.bisecting import Found
-    from treering.replays.explaining import Comparison, Difference, Side
+    from treering.replays.explaining import Comparison, Difference
     from treering.runtime.runner import Outcome
 
 __all__ = ["bisect_", "diff"]
@@ -62,7 +62,7 @@ def _print_sides(found: "Comparison") -> None:
         ("", "A", "B"),
         ("run", a.run, b.run),
         ("status", a.status, b.status),
-        ("answer", one_line(_answer(a), 40), one_line(_answer(b), 40)),
+        ("answer", one_line(_as_text(a.result), 40), one_line(_as_text(b.result), 40)),
         ("events", str(a.events), str(b.events)),
         ("tasks", str(a.tasks), str(b.tasks)),
         ("prompt tokens", f"{a.prompt} ({a.cached} cached)", f"{b.prompt} ({b.cached} cached)"),
@@ -82,10 +82,6 @@ def _print_sides(found: "Comparison") -> None:
         click.echo(f"{name:<15} {one:<{width}}  " + (click.style(other, bold=True) if differs else other))
     if found.shared:
         click.echo(f"they share the events up to {found.shared}")
-
-
-def _answer(side: "Side") -> str:
-    return _as_text(side.result)
 
 
 def _as_text(result: Any) -> str:

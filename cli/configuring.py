@@ -120,11 +120,11 @@ def check_window(config: RunConfig) -> None:
 
 
 @asynccontextmanager
-async def loaded(config: RunConfig, quiet: bool = False) -> "AsyncIterator[Engine]":
+async def loaded(config: RunConfig) -> "AsyncIterator[Engine]":
     """The engine of a configuration, ready to be asked; closed at the end, also of a cancellation. Seconds."""
     from anyio import CancelScope
 
-    if not quiet and config.model != "scripted":
+    if config.model != "scripted":
         note(f"loading the model {config.model}")
     engine = await _load(config)
     try:

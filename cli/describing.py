@@ -7,7 +7,7 @@ from typing import assert_never
 
 import msgspec
 
-from treering.cli.printing import one_line
+from treering.cli.printing import one_line, plural, short_name
 from treering.events.catalogue import (
     Compacted,
     Event,
@@ -37,7 +37,7 @@ from treering.events.catalogue import (
     Used,
 )
 
-__all__ = ["describe", "short_name"]
+__all__ = ["describe"]
 
 _WIDTH = 60
 
@@ -57,11 +57,6 @@ def describe(event: Event | None) -> str:
             return _of_memory(event)
         case _:
             assert_never(event)
-
-
-def short_name(agent: str) -> str:
-    """An agent without the module that it comes from."""
-    return agent.rpartition(":")[2]
 
 
 def _of_run(event: RunStarted | RunResumed | RunForked | MessageReceived | InputAdded) -> str:
@@ -132,7 +127,7 @@ def _of_memory(event: Compacted | Remembered | Recalled | Used | Evicted | Reviv
         case Remembered():
             return f"{event.id} {_text(event.text)}"
         case Recalled():
-            return f"{len(event.hits)} {'hit' if len(event.hits) == 1 else 'hits'} for {_text(event.query)}"
+            return f"{plural(len(event.hits), 'hit')} for {_text(event.query)}"
         case Used():
             return ", ".join(ref.id for ref in event.refs if isinstance(ref, MemoryRef)) or "no memory"
         case Evicted():

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["lab"]
 
-_RULES = ("window", "lru", "sieve", "s3fifo", "actr", "none")
-
 
 @click.command(short_help="The memory accesses of RUN under every policy.")
 @click.argument("name", metavar="RUN", required=False)
@@ -59,7 +57,7 @@ def lab(
         with closing(open_store(store)) as opened:
             run = find_run(opened, name or "").run
             found = read_run(run, opened.read(run))
-    rules = policies or ((found.rule, *_RULES) if found.rule else _RULES)
+    rules = policies or (*([found.rule] if found.rule else []), *POLICIES, "none")
     size = size_of(found, options["size"])
     report = examine(found, rules, size, time.perf_counter, options["seed"])
     if plot is not None:

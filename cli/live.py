@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from treering.cli.describing import describe, short_name
-from treering.cli.printing import is_terminal, note, one_line, plural
+from treering.cli.describing import describe
+from treering.cli.printing import is_terminal, note, one_line, plural, short_name
 from treering.events.catalogue import (
     Event,
     Evicted,

@@ -33,6 +33,7 @@ __all__ = [
     "print_tree",
     "result_object",
     "seconds_of",
+    "short_name",
     "visible",
 ]
 
@@ -70,6 +71,11 @@ def preview(text: str, width: int = 90) -> str:
 def plural(count: int, one: str, many: str = "") -> str:
     """`count` with its noun: `1 task`, `2 tasks`."""
     return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def short_name(agent: str) -> str:
+    """An agent without the module that it comes from."""
+    return agent.rpartition(":")[2]
 
 
 def result_object(
@@ -182,7 +188,7 @@ def print_tree(state: "RunState") -> None:
         tokens = f"  {task.prompt_tokens}+{task.generated_tokens} tokens" if task.prompt_tokens else ""
         above = state.tasks.get(task.parent)
         goal = f"  {one_line(task.goal, 60)}" if above is None or above.goal != task.goal else ""
-        click.echo(f"{indent}{path} {task.agent.rpartition(':')[2]}  {task.status}{why}{tokens}{goal}")
+        click.echo(f"{indent}{path} {short_name(task.agent)}  {task.status}{why}{tokens}{goal}")
         waiting += [(child, indent + "  ") for child in reversed(children.get(path, []))]
 
 

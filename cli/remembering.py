@@ -1,7 +1,7 @@
 """The command that looks at memory: `treering memory`. It changes nothing and needs no model."""
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -13,7 +13,7 @@ from treering.cli.printing import one_line, print_json
 from treering.events.catalogue import LogSpan, MemoryRef, Ref, SourceSpan
 from treering.events.log import find_run
 from treering.memory.recall import Query
-from treering.replays.remembering import Found, Known, Remembered, memory_at, recall_at
+from treering.replays.remembering import Found, Known, Remembered, memory_at
 
 __all__ = ["memory"]
 
@@ -38,20 +38,19 @@ def memory(
     asked = None if query is None else Query(query, deep=deep)
     with closing(open_store(store)) as opened:
         run = find_run(opened, name).run
-        found = memory_at(opened, run, at, task)
-        hits = None if asked is None else recall_at(opened, run, asked, at, task)
+        found = memory_at(opened, run, at, task, asked)
     if as_json:
-        print_json(_object(found, hits))
+        print_json(_object(found))
         return
     _print(found, None if every else _SHOWN)
-    if hits is not None:
-        _print_hits(asked.text if asked else "", hits, _names(found))
+    if asked is not None and found.hits is not None:
+        _print_hits(asked.text, found.hits, _names(found))
 
 
 # --- for programs -----------------------------------------------------------------------------------------
 
 
-def _object(found: Remembered, hits: list[Found] | None) -> dict[str, Any]:
+def _object(found: Remembered) -> dict[str, Any]:
     """A view, with keys that stay. `hits` is null where nothing was asked."""
     place = found.place
     return {
@@ -74,8 +73,8 @@ def _object(found: Remembered, hits: list[Found] | None) -> dict[str, Any]:
             {"name": name, "source": digest, "characters": characters} for name, digest, characters in found.sources
         ],
         "hits": None
-        if hits is None
-        else [{**msgspec.to_builtins(hit), "ref": _ref_objects([hit.ref])[0]} for hit in hits],
+        if found.hits is None
+        else [{**msgspec.to_builtins(hit), "ref": _ref_objects([hit.ref])[0]} for hit in found.hits],
     }
 
 
@@ -130,7 +129,7 @@ def _lines(one: Known, names: dict[str, str], first: str, rest: str) -> Iterator
     yield rest + click.style(one_line(" · ".join(part for part in parts if part), _width() - len(rest)), dim=True)
 
 
-def _print_hits(query: str, hits: list[Found], names: dict[str, str]) -> None:
+def _print_hits(query: str, hits: Sequence[Found], names: dict[str, str]) -> None:
     title = click.style("a recall", bold=True)
     click.echo(f"{title} of {one_line(query, 60)!r} would find {_count(len(hits), 'hit', 'hits')}")
     for number, hit in enumerate(hits, start=1):

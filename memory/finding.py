@@ -130,7 +130,7 @@ class RecallIndex:
         if not (query.task or query.source or query.has_age):
             return None
         clock = hierarchy.clock_of(view[0][0])
-        sources = {digest for digest, (name, _) in self._sources.items() if query.source in (name, digest)}
+        sources = self._named(query.source)
 
         def accept(row: int) -> bool:
             id = self._views.ids[row]
@@ -150,10 +150,13 @@ class RecallIndex:
         visible = None if seen.issuperset(self._sources) else self._of_sources(seen)
         scores = self._passages.scores(query.text, visible)
         if query.source:
-            named = {digest for digest, (name, _) in self._sources.items() if query.source in (name, digest)}
-            scores = np.where(self._of_sources(named), scores, 0.0)
+            scores = np.where(self._of_sources(self._named(query.source)), scores, 0.0)
         ranked = _take(scores, query.k, lambda doc: (self._spans[doc].source, self._spans[doc].start))
         return [HitRecord(self._spans[doc], score, "source") for doc, score in ranked]
+
+    def _named(self, source: str) -> set[str]:
+        """Digests of the sources with this name or digest."""
+        return {digest for digest, (name, _) in self._sources.items() if source in (name, digest)}
 
     def _of_sources(self, digests: set[str]) -> Mask:
         return np.fromiter((span.source in digests for span in self._spans), np.bool_, len(self._spans))

@@ -4,6 +4,8 @@ Owns the picture of one view as plain values: memories with their state, age, us
 function of the folded state; the log is only read for texts. It asks no model and writes nothing.
 """
 
+from collections.abc import Iterator
+
 import msgspec
 
 from treering.events.catalogue import Ref, TaskJoined
@@ -18,7 +20,7 @@ from treering.runtime.recalling import Recaller, past_of, sources_seen
 from treering.runtime.state import RunState, scope_of
 from treering.runtime.texts import Texts
 
-__all__ = ["Found", "Known", "Place", "Remembered", "memory_at", "recall_at"]
+__all__ = ["Found", "Known", "Place", "Remembered", "memory_at"]
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -51,23 +53,6 @@ class Known(msgspec.Struct, frozen=True):
     text: str
 
 
-class Remembered(msgspec.Struct, frozen=True):
-    """A task's memory at an event. `digest` is the view's, `trunk` the trunk's; `sources` are (name, digest,
-    characters)."""
-
-    place: Place
-    clock: int
-    retention: str
-    digest: str
-    trunk: str
-    memories: tuple[Known, ...]
-    sources: tuple[tuple[str, str, int], ...]
-
-    def of(self, state: str) -> list[Known]:
-        """Those that are `hot` or `cold`."""
-        return [one for one in self.memories if one.state == state]
-
-
 class Found(msgspec.Struct, frozen=True):
     """A hit and why it is one: its tier, its score and the words of the query that stand in it."""
 
@@ -80,8 +65,31 @@ class Found(msgspec.Struct, frozen=True):
     text: str
 
 
-def memory_at(store: LogStore, run: str, at: int | None = None, task: str = "") -> Remembered:
-    """What a task (the last root, unless `task` names one) remembered after an event (the last one of its memory)."""
+class Remembered(msgspec.Struct, frozen=True):
+    """A task's memory at an event. `digest` is the view's, `trunk` the trunk's; `sources` are (name, digest,
+    characters), `hits` what a recall would find, best first in each tier, if one was asked for."""
+
+    place: Place
+    clock: int
+    retention: str
+    digest: str
+    trunk: str
+    memories: tuple[Known, ...]
+    sources: tuple[tuple[str, str, int], ...]
+    hits: tuple[Found, ...] | None = None
+
+    def of(self, state: str) -> list[Known]:
+        """Those that are `hot` or `cold`."""
+        return [one for one in self.memories if one.state == state]
+
+
+def memory_at(
+    store: LogStore, run: str, at: int | None = None, task: str = "", query: Query | None = None
+) -> Remembered:
+    """What a task (the last root, unless `task` names one) remembered after an event (the last one of its memory).
+
+    With `query`, also what a recall by that task would find there. Nothing is recorded.
+    """
     state, place = _place(store, run, at, task)
     memory = state.memory
     view = memory.view(place.own)
@@ -97,21 +105,18 @@ def memory_at(store: LogStore, run: str, at: int | None = None, task: str = "") 
         memory.digest(),
         tuple(known),
         tuple(sources),
+        None if query is None else tuple(_found(store, state, place, query)),
     )
 
 
-def recall_at(store: LogStore, run: str, query: Query, at: int | None = None, task: str = "") -> list[Found]:
-    """What a recall by that task would find after that event, best first in each tier. Nothing is recorded."""
-    state, place = _place(store, run, at, task)
-    recaller = Recaller(store, run, Texts(store, run))
+def _found(store: LogStore, state: RunState, place: Place, query: Query) -> Iterator[Found]:
+    recaller = Recaller(store, place.run, Texts(store, place.run))
     wanted = {root(term): term for term in reversed(query_terms(query.text))}
-    found: list[Found] = []
     for record in recaller.recall(state, place.task, state.tasks[place.task].next_op, query):
         hit = recaller.hit(state, record)
         there = {root(term) for term in terms(f"{hit.text} {hit.heading} {hit.name}")}
         words = tuple(term for form, term in reversed(wanted.items()) if form in there)
-        found.append(Found(hit.tier, hit.score, hit.ref, hit.task, hit.name, words, hit.text))
-    return found
+        yield Found(hit.tier, hit.score, hit.ref, hit.task, hit.name, words, hit.text)
 
 
 def _place(store: LogStore, run: str, at: int | None, task: str) -> tuple[RunState, Place]:

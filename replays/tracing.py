@@ -101,13 +101,14 @@ class _Tracer:
         call = (header.task, header.op)
         if isinstance(event, TaskSpawned):
             self._tasks[event.path] = self._task(header, event)
-        elif isinstance(event, ModelCalled):
+        elif isinstance(event, ModelCalled | ToolCalled):
             # One span for the op, with all its attempts: it begins with the first.
             began = self._calls[call].start if call in self._calls else header.at
-            self._calls[call] = self._model_call(header, event, began)
-        elif isinstance(event, ToolCalled):
-            began = self._calls[call].start if call in self._calls else header.at
-            self._calls[call] = self._tool_call(header, event, began)
+            self._calls[call] = (
+                self._model_call(header, event, began)
+                if isinstance(event, ModelCalled)
+                else self._tool_call(header, event, began)
+            )
         elif isinstance(event, ModelReplied | ToolReturned | Refused):
             yield from self._end_call(header, event)
         elif isinstance(event, Recalled):

@@ -15,7 +15,7 @@ from treering.memory.windows import Window
 from treering.runtime.compacting import SUMMARY_TOKENS
 from treering.runtime.engine import Message
 
-__all__ = ["Asked", "fitting"]
+__all__ = ["Asked", "fitting", "shortened"]
 
 _PREVIEW_TOKENS = 16
 """What a spilled text shows at the least."""
@@ -47,6 +47,11 @@ def fitting(asked: Sequence[Asked], window: Window, room: int, count: Count) -> 
     return tuple(entries), blobs
 
 
+def shortened(text: str, characters: int) -> str:
+    """The beginning of a text, and a mark that says how much is cut."""
+    return f"{text[:characters]}\n[cut: {len(text) - characters} of {len(text)} characters are not shown]"
+
+
 def _too_large(pinned: Sequence[bool], sizes: Sequence[int], window: Window, room: int) -> dict[int, int]:
     """Which entries are too large beside all that must stay, and the size of the preview of each.
 
@@ -73,7 +78,7 @@ def _too_large(pinned: Sequence[bool], sizes: Sequence[int], window: Window, roo
 def _preview(one: Asked, tokens: int, room: int, count: Count) -> Entry:
     keep = len(one.text) * room // max(1, tokens)
     while True:
-        preview = f"{one.text[:keep]}\n[cut: {len(one.text) - keep} of {len(one.text)} characters are not shown]"
+        preview = shortened(one.text, keep)
         size = count(Message(one.role, preview))
         if size <= room or keep < 8:
             spill = Spill(text_digest(one.text), tokens, len(one.text))

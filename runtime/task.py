@@ -56,6 +56,7 @@ from treering.runtime.prompts import Answer, Call, Prompt, Say, ref_of
 from treering.runtime.recalling import past_of, sources_seen
 from treering.runtime.registry import AgentFunction
 from treering.runtime.seams import current_task
+from treering.runtime.spilling import shortened
 from treering.runtime.state import TaskState
 
 if TYPE_CHECKING:
@@ -480,11 +481,12 @@ class Task:
         this task's window by reference or are named by `use`.
         """
         asked = Query(query, k, over, task, source, min_age_tokens, max_age_tokens, deep)
-        request = _recall_digest(asked, access)
+        request = _recall_digest(asked, access)  # of all of the query, of which the log may keep the beginning
+        kept = query if len(query) <= _QUERY_CHARACTERS else shortened(query, _QUERY_CHARACTERS)
 
         def make(number: int) -> Recalled:
             hits = self._runner.recaller.recall(self._runner.state, self.path, number, asked)
-            return Recalled(_shortened(query), hits, request, access)
+            return Recalled(kept, hits, request, access)
 
         def give(recalled: Recalled) -> list[Hit]:
             hits = [self._runner.recaller.hit(self._runner.state, hit) for hit in recalled.hits]
@@ -674,11 +676,3 @@ def _recall_digest(query: Query, access: bool) -> str:
     if not access:
         filters["access"] = False
     return plain_digest("recall", query.text, query.k, query.over, *([filters] if filters else []))
-
-
-def _shortened(query: str) -> str:
-    """A query as the log keeps it; its digest is of all of it."""
-    if len(query) <= _QUERY_CHARACTERS:
-        return query
-    more = len(query) - _QUERY_CHARACTERS
-    return f"{query[:_QUERY_CHARACTERS]}\n[cut: {more} of {len(query)} characters are not shown]"

@@ -15,7 +15,7 @@ from treering.events.codec import decode
 from treering.events.errors import UsageError
 from treering.memory.hierarchy import memory_id
 from treering.memory.recall import Query
-from treering.replays.remembering import memory_at, recall_at
+from treering.replays.remembering import memory_at
 from treering.runtime.runner import open_log
 from treering.runtime.task import Say, Task
 from treering.runtime.testing import ScriptedEngine
@@ -104,12 +104,12 @@ def test_it_finds_what_a_recall_of_the_run_found(log):
     """Asked at the event before, the same hits with the same scores; and says which words they have."""
     store, run, events = log
     recalled = next(one for one in events if isinstance(one.event, Recalled) and one.header.task == "1.1")
-    found = recall_at(store, run, Query("keeper", 1, "memory"), recalled.seq - 1, "1.1")
+    found = memory_at(store, run, recalled.seq - 1, "1.1", Query("keeper", 1, "memory")).hits
     assert [(hit.ref, hit.score, hit.tier) for hit in found] == [
         (hit.ref, hit.score, hit.tier) for hit in recalled.event.hits
     ]
     assert (found[0].tier, found[0].words, found[0].task) == ("cold", ("keeper",), "1")
-    deep = recall_at(store, run, Query("thinking kind", deep=True))
+    deep = memory_at(store, run, query=Query("thinking kind", deep=True)).hits
     assert [(type(hit.ref), hit.words) for hit in deep if hit.tier in ("hot", "log")][:2] == [
         (MemoryRef, ("kind",)),
         (LogSpan, ("thinking",)),
@@ -122,5 +122,5 @@ def test_looking_changes_nothing(log):
     store, run, _ = log
     head = store.head(run)
     assert memory_at(store, run) == memory_at(store, run)
-    assert recall_at(store, run, Query("")) == []
+    assert memory_at(store, run, query=Query("")).hits == ()
     assert store.head(run) == head
