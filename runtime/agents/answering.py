@@ -14,9 +14,17 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from treering.memory.lexical import query_terms
 from treering.runtime.agents.candidates import Candidate, core, weighed
-from treering.runtime.agents.excerpts import Excerpt, Text, best_excerpt, root, roots, sentences, share, term_weights
+from treering.runtime.agents.excerpts import (
+    Excerpt,
+    Text,
+    asked_roots,
+    best_excerpt,
+    roots,
+    sentences,
+    share,
+    term_weights,
+)
 
 __all__ = [
     "Choice",
@@ -133,7 +141,7 @@ def _strength(candidate: Candidate) -> float:
 
 def sentence_of(text: str, answer: str, question: str) -> str:
     """The sentence of `text` that gives `answer`, or else covers most of `question`, on one line."""
-    wanted = dict.fromkeys((root(term) for term in query_terms(question)), 1.0)
+    wanted = dict.fromkeys(asked_roots(question), 1.0)
     same = core(answer)
     best, best_score = text, -1.0
     for sentence in sentences(text):
@@ -161,7 +169,7 @@ def concluded(question: str, memory: str) -> str | None:
     """
     asked, _, rest = memory.partition("\n")
     answer, _, _ = rest.partition("\n")
-    new, old = ({root(term) for term in query_terms(text)} for text in (question, asked))
+    new, old = set(asked_roots(question)), set(asked_roots(asked))
     if not answer or not new or not new <= roots(memory) or _way(question) != _way(asked):
         return None
     return answer if len(new & old) / len(new | old) >= _MIN_OVERLAP else None

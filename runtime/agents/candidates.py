@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from treering.memory.lexical import query_terms
-from treering.runtime.agents.excerpts import Excerpt, is_lead, root, roots, sentences, share
+from treering.memory.lexical import query_terms, root
+from treering.runtime.agents.excerpts import Excerpt, Sentence, is_lead, roots, sentences, share
 
 __all__ = ["Candidate", "asks_for_a_name", "core", "spans_in", "weighed"]
 
@@ -82,6 +82,21 @@ class _Span(msgspec.Struct, frozen=True):
     form: str  # quoted, code, number, name, word or phrase
 
 
+class _Setting(msgspec.Struct, frozen=True):
+    """What all answers of one excerpt are weighed against.
+
+    `around` are the roots of each sentence, `above` those of the heading and the first line; `words` are (start, end,
+    root) of each word, and `wanted` the roots of what is asked for: the terms that follow "which".
+    """
+
+    shown: str
+    units: list[Sentence]
+    around: list[set[str]]
+    above: set[str]
+    words: list[tuple[int, int, str]]
+    wanted: set[str]
+
+
 def asks_for_a_name(question: str) -> bool:
     """Whether a name, a number or a short phrase answers; otherwise (what does, how, why) a sentence does."""
     return not _DESCRIBES.match(question)
@@ -118,10 +133,11 @@ _Weighed = Iterable[tuple[int, int, str, float]]
 def _names(question: str, weights: Mapping[str, float], excerpt: Excerpt, rank: float) -> _Weighed:
     asked = " ".join(re.sub(r"[\"“”*`]", " ", question).split()).casefold()
     symbols = _ASKS_SYMBOL.search(question) is not None
+    setting = _setting(question, excerpt)
     for span in _spans(excerpt.shown):
         own = roots(span.answer)
         if (own - weights.keys() if own else symbols) and core(span.answer) not in asked:
-            found = {**_features(question, weights, excerpt, span), "rank": rank}
+            found = {**_features(question, weights, setting, span), "rank": rank}
             yield span.start, span.end, span.answer, sum(_NAME_WEIGHTS[name] * found[name] for name in _NAME_WEIGHTS)
 
 
@@ -195,26 +211,38 @@ def _form(text: str, start: int, answer: str, single: bool) -> str:
     return "word" if single else "phrase"
 
 
-def _features(question: str, weights: Mapping[str, float], excerpt: Excerpt, span: _Span) -> dict[str, float]:
+def _setting(question: str, excerpt: Excerpt) -> _Setting:
+    shown = excerpt.shown
+    units = sentences(shown)
+    asked = _ASKED.search(question)
+    return _Setting(
+        shown,
+        units,
+        [roots(shown[unit.start : unit.end]) for unit in units],
+        roots(f"{excerpt.heading} {shown.partition(chr(10))[0]}"),
+        [(match.start(), match.end(), root(match[0].casefold())) for match in re.finditer(r"\w+", shown)],
+        {root(term) for term in query_terms(question[asked.end() :] if asked else question)[:2]},
+    )
+
+
+def _features(question: str, weights: Mapping[str, float], setting: _Setting, span: _Span) -> dict[str, float]:
     """What speaks for the answer at `span` without a model, each about between -1 and 1.
 
     `coverage`: share of the question's weight in the sentence around it, less in the next ones and the heading.
-    `near`: closeness of what is asked for (the terms that follow "which"). `kind`: whether its form is that of
-    what is asked for. `member`: a member's name where one is asked for. `code`: quoted or code.
+    `near`: closeness of what is asked for. `kind`: whether its form is that of what is asked for. `member`: a
+    member's name where one is asked for. `code`: quoted or code.
     """
-    shown = excerpt.shown
-    units = sentences(shown)
+    shown, units = setting.shown, setting.units
     at = next((i for i, unit in enumerate(units) if unit.start <= span.start < unit.end), 0)
     unit = units[at]
     own = roots(f"{shown[unit.start : span.start]} {shown[span.end : unit.end]}")
-    after = roots(shown[units[at + 1].start : units[at + 1].end]) if at + 1 < len(units) else set()
-    before = roots(shown[units[at - 1].start : units[at - 1].end]) if at else set()
+    after = setting.around[at + 1] if at + 1 < len(units) else set()
+    before = setting.around[at - 1] if at else set()
     defines = at + 1 < len(units) and is_lead(shown[unit.start : unit.end])
-    above = roots(f"{excerpt.heading} {shown.partition(chr(10))[0]}")
-    layers = [(own, 1.0), (after, 0.8 if defines else 0.5), (before, 0.5), (above, 0.4)]
+    layers = [(own, 1.0), (after, 0.8 if defines else 0.5), (before, 0.5), (setting.above, 0.4)]
     return {
         "coverage": share(weights, *layers),
-        "near": _nearness(question, shown, span),
+        "near": _nearness(setting, span),
         "kind": _kind(question, span),
         "member": float(bool(_ASKS_MEMBER.search(question) and _MEMBER.fullmatch(span.answer))),
         "code": float(span.form in ("quoted", "code")),
@@ -222,10 +250,8 @@ def _features(question: str, weights: Mapping[str, float], excerpt: Excerpt, spa
     }
 
 
-def _nearness(question: str, shown: str, span: _Span) -> float:
-    asked = _ASKED.search(question)
-    wanted = {root(term) for term in query_terms(question[asked.end() :] if asked else question)[:2]}
-    words = [(match.start(), match.end(), root(match[0].casefold())) for match in re.finditer(r"\w+", shown)]
+def _nearness(setting: _Setting, span: _Span) -> float:
+    words, wanted = setting.words, setting.wanted
     first = next((i for i, word in enumerate(words) if word[1] > span.start), len(words))
     last = max((i for i, word in enumerate(words) if word[0] < span.end), default=0)
     gaps = [first - i if i < first else i - last for i, word in enumerate(words) if word[2] in wanted]

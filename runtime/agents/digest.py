@@ -14,14 +14,13 @@ import msgspec
 from treering.events.catalogue import MemoryRef, Ref, SourceSpan
 from treering.memory.compaction import extract
 from treering.memory.passages import estimate_tokens
-from treering.memory.recall import Hit
+from treering.runtime.agents.citing import CITATIONS, citations_of, spans_behind
 from treering.runtime.errors import BudgetExceeded, LimitReached, ModelFailed, WindowTooSmall
 from treering.runtime.task import Say, Task, TaskLimits
 
 __all__ = ["digest", "digest_part"]
 
 SUMMARY_TOKENS = 60
-CITATIONS = 3
 MEMORIES = 8
 SYSTEM = "You shorten texts. Keep names, numbers and rules. Write two plain sentences."
 _AROUND_TOKENS = 60
@@ -44,7 +43,9 @@ async def digest(task: Task, goal: str, paths: tuple[str, ...] = (), root: str =
     title = f"Digest: {' '.join(goal.split())}"
     for memory in await task.recall(title, MEMORIES, over="memory"):
         first, _, summary = memory.text.partition("\n")
-        if first == title and _sources_of(task, memory) == {source.source for source in task.sources}:
+        if first == title and {span.source for span in spans_behind(task, memory)} == {
+            source.source for source in task.sources
+        }:
             return await _concluded(task, goal, summary)
     passages = [span for source in task.sources for span in task.passages(source.source)]
     if not passages:
@@ -89,21 +90,10 @@ async def _summarise(task: Task, goal: str, leaves: Sequence[Leaf], fan_out: int
 
 async def _concluded(task: Task, goal: str, summary: str) -> dict[str, Any]:
     """The answer, with the passages that share most words with goal and summary; the first ones if none does."""
-    names = {source.source: source.name for source in task.sources}
     nearest = await task.recall(f"{goal}\n{summary}", CITATIONS, over="sources")
-    spans = [hit.ref for hit in nearest if isinstance(hit.ref, SourceSpan)]
-    first = [span for source in task.sources for span in task.passages(source.source)[:CITATIONS]][:CITATIONS]
-    citations = [
-        {"source": names[span.source], "start": span.start, "end": span.end, "text": task.text(span)}
-        for span in spans or first
-    ]
-    return {"answer": summary, "found": True, "citations": citations}
-
-
-def _sources_of(task: Task, memory: Hit) -> set[str]:
-    """The sources that a digest was made from."""
-    refs = task.provenance(memory.ref) if isinstance(memory.ref, MemoryRef) else ()
-    return {ref.source for ref in refs if isinstance(ref, SourceSpan)}
+    spans = [span for hit in nearest for span in spans_behind(task, hit)]
+    first = [span for source in task.sources for span in task.passages(source.source)[:CITATIONS]]
+    return {"answer": summary, "found": True, "citations": citations_of(task, spans or first)}
 
 
 # --- how it is divided --------------------------------------------------------------------------------------

@@ -18,9 +18,9 @@ __all__ = [
     "Excerpt",
     "Sentence",
     "Text",
+    "asked_roots",
     "best_excerpt",
     "is_lead",
-    "root",
     "roots",
     "sentences",
     "share",
@@ -79,12 +79,16 @@ def roots(text: str) -> set[str]:
     return {root(term) for term in terms(text)}
 
 
+def asked_roots(question: str) -> list[str]:
+    """What a question asks about: its terms without inflections and stop words, each once, in their order."""
+    return list(dict.fromkeys(root(term) for term in query_terms(question)))
+
+
 def term_weights(question: str, texts: Sequence[Text]) -> dict[str, float]:
     """The weight of each of the question's terms: the rarer among the recalled texts, the heavier."""
     bags = [roots(text.text) for text in texts]
     most = len(bags) + 1
-    wanted = dict.fromkeys(root(term) for term in query_terms(question))
-    return {term: log(1 + most / (0.5 + sum(term in bag for bag in bags))) for term in wanted}
+    return {term: log(1 + most / (0.5 + sum(term in bag for bag in bags))) for term in asked_roots(question)}
 
 
 def share(weights: Mapping[str, float], *layers: tuple[set[str], float]) -> float:

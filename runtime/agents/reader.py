@@ -25,16 +25,16 @@ from treering.runtime.agents.answering import (
     sentence_of,
 )
 from treering.runtime.agents.candidates import Candidate
+from treering.runtime.agents.citing import Citation, citations_of, spans_behind
 from treering.runtime.agents.excerpts import Excerpt, Text
 from treering.runtime.errors import BudgetExceeded, ChildFailed, LimitReached
 from treering.runtime.task import Say, Task
 
-__all__ = ["Citation", "Conclusion", "read_excerpt", "reader"]
+__all__ = ["Conclusion", "read_excerpt", "reader"]
 
 MEMORIES = 3
 PASSAGES = 20
 """How many passages are searched for excerpts, without a model."""
-CITATIONS = 3
 REPLY_TOKENS = 48
 NOTHING = "The input does not answer this."
 ASKER = "You write the question that a text answers."
@@ -69,15 +69,6 @@ _EXAMPLES = tuple(
 """What is asked of a small model is shown to it: without examples its scores chose no better than none at all."""
 
 
-class Citation(msgspec.Struct, frozen=True):
-    """Characters `start` to `end` of a source, which are `text`."""
-
-    source: str
-    start: int
-    end: int
-    text: str
-
-
 class Conclusion(msgspec.Struct, frozen=True):
     """An answer, or `found` False where the input does not answer. At most three citations, best first.
 
@@ -97,20 +88,20 @@ async def reader(task: Task, goal: str, paths: tuple[str, ...] = (), root: str =
     for memory in memories:
         if (answer := concluded(goal, memory.text)) is not None:
             await task.use(memory)
-            return Conclusion(answer, True, _citations(task, _provenance(task, memory)))
+            return Conclusion(answer, True, citations_of(task, spans_behind(task, memory)))
     hits = [*memories, *await task.recall(goal, PASSAGES, over="sources")]
     plans = plan(goal, [Text(_said(hit), hit.heading, hit.score) for hit in hits])
     choice = choose(await _read(task, goal, hits, plans))
     places = [*([choice.answer.of] if choice.answer else []), *(one.excerpt.of for one in plans)]
-    spans = [span for of in dict.fromkeys(places) for span in _provenance(task, hits[of])]
+    spans = [span for of in dict.fromkeys(places) for span in spans_behind(task, hits[of])]
     if choice.answer is None:
-        return Conclusion(NOTHING, False, _citations(task, spans))
+        return Conclusion(NOTHING, False, citations_of(task, spans))
     best = hits[choice.answer.of]
     if isinstance(best.ref, MemoryRef):
         await task.use(best)
     sentence = sentence_of(_said(best), choice.answer.answer, goal)
     await task.remember(conclusion(goal, choice.answer.answer, sentence), sources=[best])
-    return Conclusion(choice.answer.answer, True, _citations(task, spans))
+    return Conclusion(choice.answer.answer, True, citations_of(task, spans))
 
 
 async def _read(task: Task, goal: str, hits: Sequence[Hit], plans: Sequence[Plan]) -> list[Candidate]:
@@ -181,15 +172,3 @@ def _parts(hit: Hit, excerpt: Excerpt) -> list[Ref]:
     if excerpt.lead_end > excerpt.lead_start:
         spans.insert(0, SourceSpan(source, at + excerpt.lead_start, at + excerpt.lead_end))
     return [*spans]
-
-
-def _provenance(task: Task, hit: Hit) -> list[SourceSpan]:
-    """The passages a hit stands for: itself, or those that a memory was made from."""
-    refs = task.provenance(hit.ref) if isinstance(hit.ref, MemoryRef) else (hit.ref,)
-    return [ref for ref in refs if isinstance(ref, SourceSpan)]
-
-
-def _citations(task: Task, spans: Sequence[SourceSpan]) -> tuple[Citation, ...]:
-    names = {source.source: source.name for source in task.sources}
-    distinct = list(dict.fromkeys(spans))[:CITATIONS]
-    return tuple(Citation(names[span.source], span.start, span.end, task.text(span)) for span in distinct)
