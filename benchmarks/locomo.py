@@ -9,7 +9,6 @@ among the first k hits. The data is not part of this project: expected beside it
 import argparse
 import asyncio
 import json
-import random
 import re
 import sys
 import time
@@ -21,6 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from benchmarks.bootstrap import lead
 from treering.events.catalogue import MemoryRef, RunConfig
 from treering.events.in_memory import InMemoryStore
 from treering.memory.hierarchy import memory_id
@@ -204,14 +204,6 @@ def shares(conversations: Sequence[Conversation], ranked: Sequence[Ranked], dept
     ]
 
 
-def lead(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, float]:
-    """The mean difference on the same questions, and its 95 % interval (bootstrap, seeded)."""
-    differences = np.array(ours) - np.array(theirs)
-    draw = random.Random(7)
-    means = sorted(float(np.mean(draw.choices(differences, k=len(differences)))) for _ in range(RESAMPLES))
-    return float(np.mean(differences)), means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES)]
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--part", default="held-out", choices=["tuned", "held-out", "all"])
@@ -242,7 +234,9 @@ def main() -> None:
     if "bm25s" in results:
         for name in [name for name in results if name.startswith("recall")]:
             for at, depth in enumerate(DEPTHS):
-                points, low, high = (100 * value for value in lead(results[name][at], results["bm25s"][at]))
+                points, low, high = (
+                    100 * value for value in lead(results[name][at], results["bm25s"][at], RESAMPLES)
+                )
                 print(f"{name} - bm25s @{depth}: {points:+.1f} points (95 %: {low:+.1f} to {high:+.1f})")
 
 

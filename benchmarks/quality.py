@@ -18,7 +18,6 @@ finds first, with the first three. `selection` is what `reader` would say if no 
 import argparse
 import asyncio
 import json
-import random
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,6 +25,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.bootstrap import lead
 from treering.events.catalogue import RunConfig
 from treering.events.in_memory import InMemoryStore
 from treering.runtime.agents.answering import answers_nothing, choose, plan
@@ -36,10 +36,9 @@ from treering.runtime.runner import Runner, create_run, fork_run
 from treering.runtime.task import Task
 from treering.tools.inputs import PYTHON_REFERENCE
 
-__all__ = ["Question", "bootstrap", "is_right", "load_questions", "normalise"]
+__all__ = ["Question", "is_right", "load_questions", "normalise"]
 
 BASELINE_TOKENS = 48
-RESAMPLES = 10_000
 QUESTIONS = Path(__file__).parent / "questions.json"
 SYSTEM = "You answer questions. Answer in one short sentence."
 SYSTEM_TEXT = "You answer questions from a text. Answer in one short sentence, with words from the text."
@@ -88,15 +87,6 @@ def normalise(text: str) -> str:
 def is_right(question: Question, reply: str | None) -> bool:
     """Whether an accepted answer stands in the reply."""
     return reply is not None and any(re.search(answer, normalise(reply)) for answer in question.answers)
-
-
-def bootstrap(ours: Sequence[bool], theirs: Sequence[bool], seed: int = 7) -> tuple[float, float, float]:
-    """Difference of two accuracies on the same questions, and its 95 % interval (paired, percentile)."""
-    differences = [int(a) - int(b) for a, b in zip(ours, theirs, strict=True)]
-    count = len(differences)
-    draw = random.Random(seed)
-    means = sorted(sum(draw.choices(differences, k=count)) / count for _ in range(RESAMPLES))
-    return sum(differences) / count, means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES)]
 
 
 # -- the arms ------------------------------------------------------------------------------------------------
@@ -230,8 +220,8 @@ def print_table(questions: Sequence[Question], results: dict[str, list[Outcome]]
     print(f"{len(asked)} questions that the input answers, {len(questions) - len(asked)} that it does not")
     for arm in [arm for arm in results if arm != "reader" and "reader" in results and asked]:
         ours, theirs = ([is_right(questions[at], results[of][at].answer) for at in asked] for of in ("reader", arm))
-        lead, low, high = bootstrap(ours, theirs)
-        print(f"reader - {arm}: {100 * lead:+.1f} points (95 %: {100 * low:+.1f} to {100 * high:+.1f})")
+        points, low, high = lead(ours, theirs)
+        print(f"reader - {arm}: {100 * points:+.1f} points (95 %: {100 * low:+.1f} to {100 * high:+.1f})")
 
 
 def main() -> None:

@@ -14,7 +14,6 @@ from laws import equal_view, fresh, run_once, script
 from treering.events.codec import decode
 from treering.events.errors import BrokenChain, UsageError
 from treering.events.in_memory import InMemoryStore
-from treering.events.sqlite import SQLiteStore
 from treering.replays.exporting import export_lines, import_log
 from treering.replays.verifying import verify
 from treering.runtime.runner import Runner, fork_run
@@ -31,17 +30,6 @@ def anyio_backend():
 def write(store, run, path):
     path.write_bytes(b"".join(export_lines(store, run)))
     return path
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def empty(request, tmp_path):
-    """A store that holds nothing."""
-    if request.param == "memory":
-        yield InMemoryStore()
-        return
-    store = SQLiteStore(tmp_path / "other.db")
-    yield store
-    store.close()
 
 
 @pytest.mark.parametrize("name", CALM)

@@ -18,7 +18,6 @@ from treering.events.catalogue import Compacted, ModelCalled
 from treering.events.codec import decode
 from treering.events.errors import TreeringError, UsageError
 from treering.events.in_memory import InMemoryStore
-from treering.events.sqlite import SQLiteStore
 from treering.replays.explaining import compare
 from treering.replays.exporting import export_lines, import_log
 from treering.replays.importing import import_file
@@ -322,17 +321,6 @@ async def test_an_imported_run_is_not_gone_on_with(tmp_path):
 
 
 # --- what is refused ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def empty(request, tmp_path):
-    """A store that holds nothing."""
-    if request.param == "memory":
-        yield InMemoryStore()
-        return
-    store = SQLiteStore(tmp_path / "other.db")
-    yield store
-    store.close()
 
 
 def refused(store, path, content):

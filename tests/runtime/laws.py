@@ -2,7 +2,7 @@
 
 import ast
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 from typing import Any
 
@@ -10,13 +10,14 @@ import anyio
 import msgspec
 
 from treering.events.catalogue import Header, RunConfig, TaskSpawned
-from treering.events.codec import Record, decode, to_json
+from treering.events.codec import Record, Stored, decode, to_json
 from treering.events.errors import StoreError
 from treering.events.in_memory import InMemoryStore
 from treering.events.log import Blob
 from treering.runtime.engine import EngineError, Reply, Request
 from treering.runtime.runner import Outcome, Runner, create_run, open_log
 from treering.runtime.seams import Commit, World
+from treering.runtime.state import evolve, load_state, new_state, save_state
 from treering.runtime.testing import ScriptedEngine, echo
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Steady",
     "answered",
     "assert_equal",
+    "assert_folds_from",
     "assert_parts_at_choices",
     "called_in",
     "cone_of",
@@ -101,6 +103,17 @@ def script(request: Request) -> str | Exception:
     if "FAIL" in request.messages[-1].text:
         return EngineError("told to fail")
     return echo(request)
+
+
+def assert_folds_from(stored: Sequence[Stored], cut: int, whole: bytes) -> None:
+    """A state saved after `cut` of these events and loaded goes on to the state `whole`."""
+    state = new_state()
+    for one in stored[:cut]:
+        evolve(state, one.header, one.event)
+    state = load_state(save_state(state))
+    for one in stored[cut:]:
+        evolve(state, one.header, one.event)
+    assert save_state(state) == whole
 
 
 def config_for(agent: str, **changes: Any) -> RunConfig:

@@ -30,6 +30,7 @@ from laws import (
     Steady,
     answered,
     assert_equal,
+    assert_folds_from,
     assert_parts_at_choices,
     called_in,
     cone_of,
@@ -44,7 +45,7 @@ from treering.events.errors import StoreError
 from treering.events.in_memory import InMemoryStore
 from treering.runtime.errors import OutcomeUnknown
 from treering.runtime.runner import Runner, create_run, fork_run, open_log
-from treering.runtime.state import evolve, load_state, new_state, save_state
+from treering.runtime.state import save_state
 
 MORE = int(os.environ.get("TREERING_EXAMPLES", "0"))
 LAW = settings(
@@ -270,14 +271,7 @@ def test_folding_from_a_snapshot_equals_folding_from_the_start(case, place):
     case.session(run)
     whole = save_state(open_log(case.store, run)[0])
     stored = case.events(run)
-    cut = place % len(stored)
-    state = new_state()
-    for one in stored[:cut]:
-        evolve(state, one.header, one.event)
-    state = load_state(save_state(state))
-    for one in stored[cut:]:
-        evolve(state, one.header, one.event)
-    assert save_state(state) == whole
+    assert_folds_from(stored, place % len(stored), whole)
 
 
 OVERTAKEN = [

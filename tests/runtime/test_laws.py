@@ -9,13 +9,24 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from corpus import CORPUS, EFFECTS, leaf
 from invariants import check_log
-from laws import Steady, assert_equal, called_in, cone_of, equal_view, fresh, headers, run_once, script
+from laws import (
+    Steady,
+    assert_equal,
+    assert_folds_from,
+    called_in,
+    cone_of,
+    equal_view,
+    fresh,
+    headers,
+    run_once,
+    script,
+)
 
 from treering.events.codec import decode, verify_chain
 from treering.events.errors import StoreError
 from treering.runtime.errors import NotRunInFork, OutcomeUnknown
 from treering.runtime.runner import Runner, fork_run, open_log
-from treering.runtime.state import evolve, load_state, new_state, save_state
+from treering.runtime.state import save_state
 from treering.runtime.testing import ScriptedEngine
 
 
@@ -253,10 +264,4 @@ async def test_folding_from_any_snapshot_equals_folding_from_the_start(name, any
     whole = save_state(open_log(store, run)[0])
     stored = [decode(record) for record in store.read(run)]
     for cut in range(len(stored)):
-        state = new_state()
-        for one in stored[:cut]:
-            evolve(state, one.header, one.event)
-        state = load_state(save_state(state))
-        for one in stored[cut:]:
-            evolve(state, one.header, one.event)
-        assert save_state(state) == whole
+        assert_folds_from(stored, cut, whole)
