@@ -106,8 +106,9 @@ class Hierarchy(msgspec.Struct):
         if scope == TRUNK:
             self.clock += tokens
         elif tokens:
-            self.scopes[scope].clock += tokens
-            pending = self.scopes[scope].pending
+            own = self.scopes[scope]
+            own.clock += tokens
+            pending = own.pending
             if pending and pending[-1][0] == _TICK:
                 pending[-1] = (_TICK, "", pending[-1][2] + tokens)
             else:
@@ -129,7 +130,7 @@ class Hierarchy(msgspec.Struct):
         memory = self.memories.get(id)
         if memory is None:
             memory = self.memories[id] = Memory(id, text, tokens)
-        self._write(scope, memory, Written(task=task, op=op, seq=seq, refs=refs, pinned=pinned))
+        self._write(scope, memory, task, op, seq, refs, pinned)
 
     def access(self, scope: str, id: str) -> None:
         """A memory was used in this scope."""
@@ -159,7 +160,7 @@ class Hierarchy(msgspec.Struct):
                 memory = self.memories[id]
                 wrote, memory.writes = _part(memory.writes, child)
                 memory.placed.pop(child, None)  # nobody's view goes through the child's scope any more
-                self._write(parent, memory, wrote)
+                self._write(parent, memory, wrote.task, wrote.op, wrote.seq, wrote.refs, wrote.pinned)
 
     # --- the trunk ------------------------------------------------------------------------------------
 
@@ -303,32 +304,36 @@ class Hierarchy(msgspec.Struct):
         return self.trunk_version if scope == TRUNK else self.scopes[scope].version
 
     def _turn(self, memory: Memory) -> None:
-        memory.placed[TRUNK] += (self._advance(TRUNK, memory.id),)
+        memory.placed[TRUNK] += (self._advance(memory.id),)
 
     def _sees(self, scope: str, memory: Memory) -> bool:
-        if not memory.placed or scope == TRUNK:
+        if scope == TRUNK:
             return TRUNK in memory.placed  # every version of the trunk so far
         return self.state(memory.id, self.view(scope)) is not None
 
-    def _advance(self, scope: str, turned: str = "") -> int:
-        """The next version of a scope; in the trunk, with the memory that turned hot or cold."""
-        if scope != TRUNK:
-            self.scopes[scope].version += 1
-            return self.scopes[scope].version
+    def _advance(self, turned: str) -> int:
+        """The next version of the trunk, with the memory that turned hot or cold."""
         self.turns.append(turned)
         self.trunk_version += 1
         return self.trunk_version
 
-    def _write(self, scope: str, memory: Memory, wrote: Written) -> None:
-        known = self._sees(scope, memory)
-        if known and not self._adds(memory.id, wrote, self.view(scope)):
+    def _write(
+        self, scope: str, memory: Memory, task: str, op: int, seq: int, refs: tuple[Ref, ...], pinned: bool
+    ) -> None:
+        known = bool(memory.placed) and self._sees(scope, memory)  # nearly all are new, and in nobody's view
+        if known and not self._adds(memory.id, refs, pinned, self.view(scope)):
             self.access(scope, memory.id)
             return
-        version = self._advance(scope, "" if known else memory.id)
-        by = (wrote.task, wrote.op, wrote.seq, wrote.refs, wrote.pinned)
-        placed = Written(scope, version, self.clock_of(scope), *by)
+        if scope == TRUNK:
+            version, clock = self._advance("" if known else memory.id), self.clock
+        else:
+            own = self.scopes[scope]
+            own.version += 1
+            own.pending.append((_WRITE, memory.id, 0))  # an access too, once it is merged
+            version, clock = own.version, own.clock
+        placed = Written(scope, version, clock, task, op, seq, refs, pinned)
         if memory.writes:
-            if any(one.task != wrote.task for one in memory.writes) and memory.id not in self.shared:
+            if any(one.task != task for one in memory.writes) and memory.id not in self.shared:
                 self.shared.append(memory.id)
             memory.writes = (*memory.writes, placed)
         else:
@@ -336,9 +341,8 @@ class Hierarchy(msgspec.Struct):
         if not known:
             memory.placed[scope] = (version,)
         if scope != TRUNK:
-            self.scopes[scope].pending.append((_WRITE, memory.id, 0))  # an access too, once it is merged
             return
-        memory.pinned = memory.pinned or wrote.pinned
+        memory.pinned = memory.pinned or pinned
         if known:
             self.access(scope, memory.id)
         else:
@@ -348,12 +352,12 @@ class Hierarchy(msgspec.Struct):
         if memory.pinned:
             self.policy.remove(memory.id)
 
-    def _adds(self, id: str, wrote: Written, view: View) -> bool:
+    def _adds(self, id: str, refs: tuple[Ref, ...], pinned: bool, view: View) -> bool:
         """Whether a write says of a known memory what its view does not know."""
         known = self.written(id, view)
-        if wrote.pinned and not any(one.pinned for one in known):
+        if pinned and not any(one.pinned for one in known):
             return True
-        return not {ref for one in known for ref in one.refs}.issuperset(wrote.refs)
+        return not {ref for one in known for ref in one.refs}.issuperset(refs)
 
 
 def _part(writes: tuple[Written, ...], scope: str) -> tuple[Written, tuple[Written, ...]]:

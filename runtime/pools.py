@@ -35,14 +35,14 @@ class Pool(msgspec.Struct, gc=False):
 def open_pool(pools: dict[str, Pool], path: str, limit: Budget, parent: str) -> None:
     """A pool of its own for the task `path`, set aside from `parent`, the path of the pool above."""
     pools[path] = Pool(limit, parent)
-    reserve(pools, parent, limit.tokens or 0, limit.seconds or 0.0, limit.cost_micros or 0)
+    _set_aside(pools, parent, limit, 1)
 
 
 def close_pool(pools: dict[str, Pool], path: str) -> None:
     """Give back what was set aside, and count what was used of it above."""
     own = pools.pop(path)
     limit = own.limit
-    reserve(pools, own.parent, -(limit.tokens or 0), -(limit.seconds or 0.0), -(limit.cost_micros or 0))
+    _set_aside(pools, own.parent, limit, -1)
     # What it did not limit was counted above as it was used.
     charge(
         pools,
@@ -54,22 +54,12 @@ def close_pool(pools: dict[str, Pool], path: str) -> None:
     )
 
 
-def reserve(pools: dict[str, Pool], path: str, tokens: int = 0, seconds: float = 0.0, cost_micros: int = 0) -> None:
-    """Reserve what may yet be used, or give it back where it is negative."""
-    while path and (tokens or seconds or cost_micros):
+def reserve(pools: dict[str, Pool], path: str, tokens: int) -> None:
+    """Reserve tokens, or give them back where `tokens` is negative."""
+    while path:
         pool = pools[path]
         pool.reserved += tokens
-        pool.reserved_seconds = round(pool.reserved_seconds + seconds, _PRECISION)
-        pool.reserved_cost += cost_micros
-        # What a pool limits itself was set aside above: there it is no news.
-        limit = pool.limit
-        if limit.tokens is not None:
-            tokens = 0
-        if limit.seconds is not None:
-            seconds = 0.0
-        if limit.cost_micros is not None:
-            cost_micros = 0
-        path = pool.parent
+        path = "" if pool.limit.tokens is not None else pool.parent
 
 
 def charge(
@@ -85,7 +75,8 @@ def charge(
         pool = pools[path]
         pool.tokens += tokens
         pool.system += system
-        pool.seconds = round(pool.seconds + seconds, _PRECISION)
+        if seconds:
+            pool.seconds = round(pool.seconds + seconds, _PRECISION)
         pool.cost_micros += cost_micros
         limit = pool.limit
         if limit.tokens is not None:
@@ -123,3 +114,18 @@ def over_limit(
             cost_left = False
         path = pool.parent
     return None
+
+
+def _set_aside(pools: dict[str, Pool], path: str, limit: Budget, sign: int) -> None:
+    """Set aside all that a new pool limits itself, or give it back."""
+    reserve(pools, path, sign * (limit.tokens or 0))
+    seconds, cost_micros = sign * (limit.seconds or 0.0), sign * (limit.cost_micros or 0)
+    while path and (seconds or cost_micros):
+        pool = pools[path]
+        pool.reserved_seconds = round(pool.reserved_seconds + seconds, _PRECISION)
+        pool.reserved_cost += cost_micros
+        if pool.limit.seconds is not None:
+            seconds = 0.0
+        if pool.limit.cost_micros is not None:
+            cost_micros = 0
+        path = pool.parent

@@ -104,7 +104,7 @@ class TaskState(msgspec.Struct, gc=False):
     generated_tokens: int = 0
     window: Window | None = None
     joined: int = 0
-    offered: list[str] = []
+    offered: tuple[str, ...] = ()  # a list for each task would be the garbage collector's to look at, for ever
     calls: dict[int, Call] = {}
     waiting: dict[int, list[Waiting]] = {}
     result: str = ""
@@ -453,7 +453,7 @@ def _hits_are_shown(state: RunState, task: TaskState, header: Header, event: Rec
     if event.accessed:
         _access(state, task, refs)
     else:
-        task.offered = list(dict.fromkeys([*task.offered, *(ref.id for ref in refs)]))
+        task.offered = tuple(dict.fromkeys([*task.offered, *(ref.id for ref in refs)]))
 
 
 def _found_is_used(state: RunState, task: TaskState, header: Header, event: Used) -> None:
